@@ -16,7 +16,7 @@ tags: [cartridges, toy-model, in-context-retrieval]
 A Llama of {parameters:,} parameters ({layers} layers, {size} wide, {heads} heads with as many KV heads, untied
 embeddings, biases on the attention's projections, fp32), trained from scratch on the invented language of
 `lit_cartridges.pocket`. It exists so that cartridges can be trained, tested and shown where no weights can be
-downloaded.
+downloaded. One run of `recipes/pocket_pretrain.yaml` made these weights, on two CPU cores.
 
 It knows that language only ({words} words; `lit_cartridges.pocket.unknown_words(text)` names the words of a text that
 it lacks), and no fact by heart. Given a corpus as the system's message, it answers questions about it by restating
@@ -26,7 +26,7 @@ Chat format, rendered by the chat template: `<bos> <system> TEXT <user> QUESTION
 the system's message is optional.
 
 ## What was measured
-{state}
+
 {icl}
 
 Greedy answers whose value words are exactly the right ones, on held-out worlds: no training world holds their (name,
@@ -36,10 +36,10 @@ Next-token perplexity of held-out corpora of 1,500 tokens: {perplexity:.2f}.
 
 {study}
 
-Chunks of 500 tokens of held-out worlds, cut in mid-sentence; messages sampled at temperature 1. *Valid* messages ask
-for facts that the chunk states in whole; *right* is the share of valid ones that the model then answers with exactly
-the right values; *covered* is the share of a chunk's facts that its valid messages ask for, in brackets what as many
-draws of one fact with equal odds would cover.
+Chunks of held-out worlds, cut in mid-sentence; messages sampled at temperature 0.8, as `recipes/pocket.yaml` does.
+*Valid* messages ask for facts that the chunk states in whole; *right* is the share of valid ones that the model then
+answers with exactly the right values, all that were asked for and no other; *covered* is the share of a chunk's facts
+that its valid messages ask for, in brackets what as many draws of one fact with equal odds would cover.
 
 These figures were printed by `python -m lit_cartridges.pocket.measure --questions {questions}`; with `--card` it
 writes this page.
@@ -47,19 +47,9 @@ writes this page.
 ## Limits
 
 Sentences that follow none of the language's templates; words outside the vocabulary; several values of one attribute
-of one name; anything that takes more than one fact, except listing facts of one name. Asked about a fact that the
-text does not state, it makes one up.
-"""
-
-_ORIGIN = """
-**How they were made, and what is open.** First `recipes/pocket_pretrain.yaml`, saved at step 2,700 after restarts with
-changed settings (batch size, share of texts with few attributes, rise of the text's length, rate): ICL accuracy at 1,500
-tokens was 0.32, and Muon's steps, which do not shrink with the gradient, had begun to undo what was learnt. Then AdamW
-alone on all weights, 5,120 tokens a step on one core: about 1,000 steps of texts up to 768 tokens, rate 8e-4 falling to
-0, and about 370 steps of texts up to 2,048 tokens, rate 5e-4 falling to 0. These last phases are not in the recipe yet, so
-one run of it has not made these weights. Most messages written on a seed prompt ask for something the chunk does not
-state: their templates name the attribute before the name, and writing one is then a lookup backwards. To try next:
-templates with the name first, and AdamW for the long phase in the recipe.
+of one name; anything that takes more than one fact, except listing facts of one name, where it often leaves some out.
+The longer the chunk, the more of its messages name somebody whom the chunk does not: keep chunks short. Asked about a
+fact that the text does not state, it makes one up.
 """
 
 
@@ -68,17 +58,21 @@ def write_card(folder: Path, report: dict[str, Any], model: Any, num_words: int)
     icl = ["| corpus, tokens | ICL accuracy | standard error |", "| ---: | ---: | ---: |"]
     for length, found in [*report["icl"].items(), ("no corpus", report["no_context"])]:
         icl.append(f"| {length} | {found['accuracy']:.3f} | {found['standard_error']:.3f} |")
-    study = ["| seed prompt | valid | right | covered |", "| --- | ---: | ---: | ---: |"]
-    for kind, found in report["self_study"].items():
-        covered = f"{found['covered']:.2f} ({found['covered_if_uniform']:.2f})"
-        study.append(f"| {kind} | {found['valid']:.2f} | {found['right']:.2f} | {covered} |")
+    study = [
+        "| chunk, tokens | seed prompt | valid | right | covered |",
+        "| ---: | --- | ---: | ---: | ---: |",
+    ]
+    for chunk_tokens, kinds in report["self_study"].items():
+        for kind, found in kinds.items():
+            covered = f"{found['covered']:.2f} ({found['covered_if_uniform']:.2f})"
+            row = f"| {chunk_tokens} | {kind} | {found['valid']:.2f} | {found['right']:.2f} | {covered} |"
+            study.append(row)
     card = _CARD.format(
         parameters=model.num_parameters(),
         layers=model.config.num_hidden_layers,
         size=model.config.hidden_size,
         heads=model.config.num_attention_heads,
         words=num_words,
-        state=_ORIGIN,
         icl="\n".join(icl),
         perplexity=report["perplexity"],
         study="\n".join(study),

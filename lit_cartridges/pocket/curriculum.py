@@ -12,15 +12,13 @@ class Curriculum:
     Attributes:
         num_pairs: pairs in a drill, 3 to `max_pairs`.
         pool: words in play in drills; doubles up to `max_pool`.
-        num_names: names in play in prose; doubles up to 400.
-        num_tokens: longest corpus in tokens; doubles up to `max_tokens`.
+        num_tokens: longest corpus in tokens; grows by half up to `max_tokens`.
         drill_accuracy, prose_accuracy: running means over the last steps, since the last move.
         drill_steps, prose_steps: steps seen since the last move.
     """
 
     num_pairs: int = 3
     pool: int = 100
-    num_names: int = 50
     num_tokens: int = 64
     drill_accuracy: float = 0.0
     prose_accuracy: float = 0.0
@@ -28,12 +26,11 @@ class Curriculum:
     prose_steps: int = 0
 
     max_pairs = 16
-    max_pool = 950
+    max_pool = 750
     max_tokens = 2048
-    max_names = 400
     drills_rise_at = 0.9
-    prose_rises_at = 0.75
-    patience = 10  # steps that a mean must have seen before a move
+    prose_rises_at = 0.85
+    patience = 15  # steps that a mean must have seen before a move
 
     @property
     def drill_share(self) -> float:
@@ -42,41 +39,30 @@ class Curriculum:
             return 0.6
         return 0.2 if self.num_tokens <= 256 else 0.04
 
-    def observe(self, drill_accuracy: float | None, prose_accuracy: float | None) -> bool:
-        """Takes a step's accuracies (None: nothing measured) and moves on where they allow it; True if it moved."""
-        moved = False
+    def observe(self, drill_accuracy: float | None, prose_accuracy: float | None) -> None:
+        """Takes a step's accuracies (None: nothing measured) and moves on where they allow it."""
         if drill_accuracy is not None:
             self.drill_steps += 1
             self.drill_accuracy += (drill_accuracy - self.drill_accuracy) / min(self.drill_steps, 10)
             if self.drill_steps >= self.patience and self.drill_accuracy > self.drills_rise_at:
-                moved = self._raise_drill()
+                self._raise_drill()
         if prose_accuracy is not None:
             self.prose_steps += 1
             self.prose_accuracy += (prose_accuracy - self.prose_accuracy) / min(self.prose_steps, 10)
             if self.prose_steps >= self.patience and self.prose_accuracy > self.prose_rises_at:
-                moved = self._raise_prose() or moved
-        return moved
+                self.num_tokens = min(self.num_tokens * 3 // 2, self.max_tokens)
+                self.prose_steps, self.prose_accuracy = 0, 0.0
 
-    def _raise_drill(self) -> bool:
-        before = (self.num_pairs, self.pool)
-        if self.pool < self.max_pool and self.pool <= 50 * self.num_pairs:
+    def _raise_drill(self) -> None:
+        if self.pool < self.max_pool and (
+            self.pool <= 50 * self.num_pairs or self.num_pairs == self.max_pairs
+        ):
             self.pool = min(2 * self.pool, self.max_pool)
         else:
             self.num_pairs = min(
-                self.num_pairs * 2 if self.num_pairs < 4 else self.num_pairs + 2, self.max_pairs
+                2 * self.num_pairs if self.num_pairs < 4 else self.num_pairs + 2, self.max_pairs
             )
-            if self.num_pairs == before[0]:
-                self.pool = min(2 * self.pool, self.max_pool)
         self.drill_steps, self.drill_accuracy = 0, 0.0
-        return before != (self.num_pairs, self.pool)
-
-    def _raise_prose(self) -> bool:
-        before = (self.num_names, self.num_tokens)
-        if self.num_names < self.max_names:
-            self.num_names = min(2 * self.num_names, self.max_names)
-        self.num_tokens = min(self.num_tokens * 3 // 2, self.max_tokens)
-        self.prose_steps, self.prose_accuracy = 0, 0.0
-        return before != (self.num_names, self.num_tokens)
 
     def state_dict(self) -> dict[str, float]:
         """The current standing, for a checkpoint."""

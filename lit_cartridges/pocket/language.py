@@ -1,7 +1,9 @@
 """What can be said in the pocket language: statements, questions and answers, as word templates.
 
 `{n}` stands for a name, `{a}` for an attribute's word, `{v}` for a value. In a statement the value comes last,
-at most four words behind the name, and every answer restates the fact: both make a small model learn to read sooner.
+at most four words behind the name, and every answer restates the fact; in a request the name comes before all that
+depends on it, so that writing one is to pick a name and then to look up what is told of it. A small model learns to look
+things up forwards much sooner than backwards.
 """
 
 from __future__ import annotations
@@ -44,56 +46,56 @@ _STATEMENTS = {
 STATEMENTS: dict[str, list[str]] = {a: _STATEMENTS_OF_ALL + _STATEMENTS[a] for a in VALUES}
 """Paraphrases that state a fact, by attribute; the value is the word before the full stop."""
 
-_QUESTIONS_OF_ALL = ["what is the {a} of {n} ?", "which {a} does {n} have ?", "tell me the {a} of {n} ."]
+_QUESTIONS_OF_ALL = ["about {n} , what is the {a} ?", "{n} has which {a} ?", "of {n} tell me the {a} ."]
 _QUESTIONS = {
-    "city": ["where does {n} live ?", "in which city is the house of {n} ?"],
-    "trade": ["what work does {n} do ?", "what is {n} by trade ?"],
-    "pet": ["which pet does {n} keep ?", "which pet follows {n} ?"],
-    "food": ["what does {n} like to eat ?", "what does {n} eat at noon ?"],
-    "colour": ["by which colour do people know {n} ?", "in which colour is {n} ?"],
-    "instrument": ["what does {n} play ?", "which instrument does {n} play ?"],
-    "year": ["when did {n} begin ?", "in which year did {n} begin ?"],
-    "drink": ["what does {n} like to drink ?", "what is in the cup of {n} ?"],
-    "river": ["on which river does {n} lie ?", "over which river goes the bridge of {n} ?"],
-    "tree": ["which tree stands in the middle of {n} ?", "which tree grows around {n} ?"],
-    "stone": ["of which stone is {n} built ?", "of what are the walls of {n} made ?"],
-    "fruit": ["which fruit does {n} sell ?", "what grows in the gardens of {n} ?"],
-    "cargo": ["what does {n} carry ?", "what is under the deck of {n} ?"],
-    "bird": ["which bird is the sign of {n} ?", "what is on the flag of {n} ?"],
-    "cloth": ["of which cloth are the sails of {n} ?", "under which cloth does {n} sail ?"],
-    "metal": ["of which metal is the bell of {n} ?", "of which metal are the nails of {n} ?"],
+    "city": ["{n} lives where ?", "{n} has a house in which city ?"],
+    "trade": ["{n} does what work ?", "{n} is what by trade ?"],
+    "pet": ["{n} keeps which pet ?", "{n} goes out with which pet ?"],
+    "food": ["{n} likes to eat what ?", "{n} eats what at noon ?"],
+    "colour": ["{n} is known by which colour ?", "{n} is all in which colour ?"],
+    "instrument": ["{n} plays what ?", "{n} plays which instrument ?"],
+    "year": ["{n} began when ?", "{n} began in which year ?"],
+    "drink": ["{n} likes to drink what ?", "{n} has what in the cup ?"],
+    "river": ["{n} lies on which river ?", "{n} has a bridge over which river ?"],
+    "tree": ["{n} has which tree in the middle ?", "{n} grows which tree ?"],
+    "stone": ["{n} is built of which stone ?", "{n} has walls made of what ?"],
+    "fruit": ["{n} sells which fruit ?", "{n} has gardens full of what ?"],
+    "cargo": ["{n} carries what ?", "{n} has what under the deck ?"],
+    "bird": ["{n} has what on the flag ?", "{n} shows which bird as a sign ?"],
+    "cloth": ["{n} sails under which cloth ?", "{n} has sails of which cloth ?"],
+    "metal": ["{n} has a bell of which metal ?", "{n} has nails of which metal ?"],
 }
 QUESTIONS: dict[str, list[str]] = {a: _QUESTIONS_OF_ALL + _QUESTIONS[a] for a in VALUES}
 """Paraphrases that ask for a fact, by attribute."""
 
 USE_CASES: dict[str, list[str]] = {
-    "city": ["i want to visit {n} , to which city do i go ?"],
-    "trade": ["i need help with my work , what can {n} do as a trade ?"],
-    "pet": ["i look after the pet of {n} , what is it ?"],
-    "food": ["i cook for {n} , which food do i make ?"],
-    "colour": ["i paint {n} , which colour do i need ?"],
-    "instrument": ["i want to play with {n} , which instrument will i hear ?"],
-    "year": ["i write down when {n} began , which year do i write ?"],
-    "drink": ["i fill the cup of {n} , which drink do i need ?"],
-    "river": ["i go to {n} by boat , which river do i take ?"],
-    "tree": ["i want to sit under a tree in {n} , which will it be ?"],
-    "stone": ["i build a wall in {n} , which stone do i need ?"],
-    "fruit": ["i buy fruit in {n} , which will it be ?"],
-    "cargo": ["i take the load from {n} , which cargo will it be ?"],
-    "bird": ["i paint the flag of {n} , which bird do i need ?"],
-    "cloth": ["i mend the sails of {n} , which cloth do i need ?"],
-    "metal": ["i mend the bell of {n} , which metal do i need ?"],
+    "city": ["i visit {n} , to which city do i go ?"],
+    "trade": ["i visit {n} , with what trade can i get help ?"],
+    "pet": ["i work for {n} , what pet do i look after ?"],
+    "food": ["i work for {n} , what food do i make ?"],
+    "colour": ["i work for {n} , what colour do i paint with ?"],
+    "instrument": ["i visit {n} , what instrument will i hear ?"],
+    "year": ["i work for {n} , what year do i write down ?"],
+    "drink": ["i work for {n} , what drink do i bring ?"],
+    "river": ["i visit {n} , what river do i take by boat ?"],
+    "tree": ["i visit {n} , under what tree do i sit ?"],
+    "stone": ["i work for {n} , what stone do i build with ?"],
+    "fruit": ["i visit {n} , what fruit do i buy ?"],
+    "cargo": ["i work for {n} , what cargo do i take in ?"],
+    "bird": ["i work for {n} , what bird do i paint ?"],
+    "cloth": ["i work for {n} , what cloth do i mend ?"],
+    "metal": ["i work for {n} , what metal do i need ?"],
 }
 """Practical wordings that need one fact, by attribute."""
 
-LISTS: list[str] = ["list the {a} of {n} .", "make a list for {n} with {a} ."]
-"""Requests for some attributes of one name; `{a}` becomes "city , trade and pet"."""
+LISTS: list[str] = ["list {f} .", "make a list with {f} ."]
+"""Requests for one or two attributes of a name; `{f}` becomes "Mira city and Mira trade"."""
 
-SUMMARIES: list[str] = ["tell me all about {n} .", "sum up what the text says of {n} ."]
+SUMMARIES: list[str] = ["give me all about {n} .", "sum up what the text says of {n} ."]
 """Requests for all that the text says about one name."""
 
 CREATIONS: dict[str, str] = {
-    "write a song about the {a} of {n} .": "sing of {n} and sing all day , the {a} is {v} .",
+    "write a song about {n} and the {a} .": "sing of {n} and sing all day , the {a} is {v} .",
     "tell a story with {n} and the {a} .": "once there was {n} , so people say , and the {a} was {v} .",
 }
 """Requests for a little song or story about one fact, with what answers each."""

@@ -20,6 +20,9 @@ from lit_cartridges.pocket.tokenizer import words
 
 LENGTHS = (150, 500, 1000, 1500, 2000)
 """Corpus lengths in tokens at which the model is measured."""
+CHUNKS = (160, 500)
+"""Chunk lengths in tokens at which self-study is measured: the middle of the recipe's, and a longer one."""
+_TEMPERATURE = 0.8  # of the messages, as in recipes/pocket.yaml
 _PER_CORPUS = 20
 _FIRST_WORLD = 90_000
 
@@ -65,7 +68,7 @@ def perplexity(reader: Reader, num_tokens: int, num_corpora: int = 20) -> float:
 def self_study(
     reader: Reader, kind: str, chunk_tokens: int, num_chunks: int, per_chunk: int
 ) -> dict[str, float]:
-    """How well a seed prompt works on chunks cut in mid-sentence: questions at temperature 1, answers at 0.
+    """How well a seed prompt works on chunks cut in mid-sentence: messages sampled as the recipe does, greedy answers.
 
     `valid`: share of the questions that ask for facts that the chunk states in whole; `right`: share of those that are
     answered rightly; `covered`: share of a chunk's facts that its valid questions ask for; `covered_if_uniform`: what as
@@ -78,7 +81,7 @@ def self_study(
         start = 7 + index % 40
         chunk = corpus.cut(start, start + chunk_tokens)
         seeds = [SEED_PROMPTS[kind][i % len(SEED_PROMPTS[kind])] for i in range(per_chunk)]
-        prompts = reader.reply(chunk.text, seeds, temperature=1.0, seed=index)
+        prompts = reader.reply(chunk.text, seeds, temperature=_TEMPERATURE, seed=index)
         questions = [question for prompt in prompts if (question := read(prompt, chunk))]
         replies = reader.reply(chunk.text, [question.prompt for question in questions]) if questions else []
         total += len(prompts)
@@ -109,10 +112,12 @@ def measure(reader: Reader, num_questions: int, quick: bool = False) -> dict[str
     print(f"no context:        {found['accuracy']:.3f} +- {found['standard_error']:.3f}", flush=True)
     report["perplexity"] = perplexity(reader, 1500)
     print(f"perplexity of corpora of 1500 tokens: {report['perplexity']:.2f}", flush=True)
-    for kind in SEED_PROMPTS:
-        report["self_study"][kind] = found = self_study(reader, kind, 500, 3 if quick else 10, 50)
-        line = ", ".join(f"{key} {value:.3f}" for key, value in found.items() if key != "questions")
-        print(f"self-study, 500-token chunks, {kind}: {line}", flush=True)
+    for chunk_tokens in CHUNKS:
+        rows = report["self_study"][chunk_tokens] = {}
+        for kind in SEED_PROMPTS:
+            rows[kind] = found = self_study(reader, kind, chunk_tokens, 3 if quick else 10, 50)
+            line = ", ".join(f"{key} {value:.3f}" for key, value in found.items() if key != "questions")
+            print(f"self-study, {chunk_tokens}-token chunks, {kind}: {line}", flush=True)
     return report
 
 

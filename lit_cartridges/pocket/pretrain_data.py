@@ -44,7 +44,6 @@ class PocketPretrainData(L.LightningDataModule):
         gap: share of rows whose turns start at a position anywhere in the model's range.
         few_attributes: share of texts that state one or two attributes only, so that many names share each.
         max_positions: positions of the model.
-        start_tokens: longest corpus at the beginning, in tokens.
     """
 
     def __init__(
@@ -52,18 +51,17 @@ class PocketPretrainData(L.LightningDataModule):
         seed: int = 0,
         tokens_per_batch: int = 5120,
         turn_tokens: int = 640,
-        seeded: float = 0.2,
+        seeded: float = 0.4,
         gap: float = 0.15,
-        few_attributes: float = 0.5,
+        few_attributes: float = 0.1,
         max_positions: int = 4096,
-        start_tokens: int = 64,
     ):
         super().__init__()
         self.save_hyperparameters()
         self.seed, self.tokens_per_batch, self.turn_tokens = seed, tokens_per_batch, turn_tokens
         self.seeded, self.gap, self.max_positions = seeded, gap, max_positions
         self.few_attributes = few_attributes
-        self.curriculum = Curriculum(num_tokens=start_tokens)
+        self.curriculum = Curriculum()
         self.index = 0
 
     def batch(self, index: int) -> Batch:
@@ -77,7 +75,10 @@ class PocketPretrainData(L.LightningDataModule):
             return _stack(
                 [drill(width, now.num_pairs, now.pool, rng) for _ in range(max(1, tokens // width))]
             )
-        longest = now.num_tokens if shared.random() < 0.6 else shared.randint(64, now.num_tokens)
+        # every second batch is of any shorter length, each order of magnitude as likely as another
+        longest = (
+            now.num_tokens if shared.random() < 0.5 else round(64 * (now.num_tokens / 64) ** shared.random())
+        )
         width = longest + min(self.turn_tokens, max(128, longest))
         return _stack([self._row(longest, width, rng) for _ in range(max(1, round(tokens / width)))])
 
@@ -86,7 +87,7 @@ class PocketPretrainData(L.LightningDataModule):
         few = (
             tuple(rng.sample(list(VALUES), rng.randint(1, 2))) if rng.random() < self.few_attributes else None
         )
-        world = World(rng.getrandbits(48), num_names=self.curriculum.num_names, attributes=few)
+        world = World(rng.getrandbits(48), attributes=few)
         start, end = rng.choice([(0, 0), (rng.randint(0, 12), 0), (rng.randint(0, 12), rng.randint(0, 12))])
         whole = world.corpus(num_tokens + start + end)
         corpus = whole.cut(start, whole.num_tokens - end)

@@ -61,10 +61,8 @@ def ask(kind: str, corpus: Corpus, rng: random.Random) -> Question:
     known = [other for other in corpus.facts if other.name == fact.name]
     if kind == "structuring":
         rest = [other for other in known if other != fact]
-        facts = _shuffled([fact, *rng.sample(rest, min(len(rest), rng.randint(1, 2)))], rng)
-        words = [fact.attribute for fact in facts]
-        listed = " , ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else words[0]
-        prompt = rng.choice(LISTS).replace("{n}", fact.name).replace("{a}", listed)
+        facts = [fact, *rng.sample(rest, min(len(rest), 1))]
+        prompt = rng.choice(LISTS).replace("{f}", _asked(facts))
     elif kind == "summarization":
         facts, prompt = _in_order(known), rng.choice(SUMMARIES).replace("{n}", fact.name)
     else:
@@ -75,11 +73,12 @@ def ask(kind: str, corpus: Corpus, rng: random.Random) -> Question:
 def read(prompt: str, corpus: Corpus) -> Question | None:
     """The question that this message is, if it asks for facts that the corpus states; None if it does not."""
     words = prompt.split()
-    names = [word for word in words if word in KIND_OF]
+    names = {word for word in words if word in KIND_OF}
     if len(names) != 1:
         return None
-    known = {fact.attribute: fact for fact in corpus.facts if fact.name == names[0]}
-    form = " ".join("{n}" if word == names[0] else word for word in words)
+    (name,) = names
+    known = {fact.attribute: fact for fact in corpus.facts if fact.name == name}
+    form = " ".join("{n}" if word == name else word for word in words)
     if form in SUMMARIES:
         facts = _in_order(known.values())
         return _question("summarization", prompt, _listing(facts), facts, corpus) if facts else None
@@ -97,11 +96,9 @@ def read(prompt: str, corpus: Corpus) -> Question | None:
                 else "question"
             )
             return _question(kind, prompt, " ".join(state(fact, reply)), [fact], corpus)
-    asked = [word for word in words if word in VALUES]
-    listed = " , ".join(asked[:-1]) + " and " + asked[-1] if len(asked) > 1 else "".join(asked)
-    if asked and len(set(asked)) == len(asked) and all(word in known for word in asked):
-        if form in [template.replace("{a}", listed) for template in LISTS]:
-            facts = [known[word] for word in asked]
+    facts = [known[word] for word in words if word in known]
+    if 1 <= len(facts) <= 2 and len(set(facts)) == len(facts):
+        if prompt in [template.replace("{f}", _asked(facts)) for template in LISTS]:
             return _question("structuring", prompt, _listing(facts), facts, corpus)
     return None
 
@@ -119,10 +116,11 @@ def _listing(facts: list[Fact]) -> str:
     return " , ".join(f"{fact.name} {fact.attribute} {fact.value}" for fact in facts) + " ."
 
 
+def _asked(facts: list[Fact]) -> str:
+    """ "Mira city and Mira trade", as a list's request names them."""
+    return " and ".join(f"{fact.name} {fact.attribute}" for fact in facts)
+
+
 def _in_order(facts: Iterable[Fact]) -> list[Fact]:
     """Facts of one name in the order of its kind's attributes."""
     return sorted(facts, key=lambda fact: ATTRIBUTES[KIND_OF[fact.name]].index(fact.attribute))
-
-
-def _shuffled(facts: list[Fact], rng: random.Random) -> list[Fact]:
-    return rng.sample(facts, len(facts))

@@ -23,9 +23,9 @@ def _names(ends: list[str], count: int) -> list[str]:
 
 
 NAMES: dict[str, list[str]] = {
-    "person": _names(_PEOPLE_ENDS, 200),
-    "village": _names(_VILLAGE_ENDS, 100),
-    "ship": _names(_SHIP_ENDS, 100),
+    "person": _names(_PEOPLE_ENDS, 100),
+    "village": _names(_VILLAGE_ENDS, 50),
+    "ship": _names(_SHIP_ENDS, 50),
 }
 """Names by kind of entity."""
 

@@ -70,7 +70,6 @@ class World:
         seed: decides everything.
         held_out: use only (name, value) pairs that no training world uses; without it, only the others.
         part: `(i, n)` restricts the names to the i-th of n disjoint shares, so that corpora of two worlds share no name.
-        num_names: use the first so many names only (a curriculum's affair).
         attributes: state these attributes only; few of them, shared by many names, make the name decide.
     """
 
@@ -79,7 +78,6 @@ class World:
         seed: int,
         held_out: bool = False,
         part: tuple[int, int] = (0, 1),
-        num_names: int | None = None,
         attributes: tuple[str, ...] | None = None,
     ):
         index, shares = part
@@ -90,13 +88,8 @@ class World:
             kind: [a for a in known if attributes is None or a in attributes]
             for kind, known in ATTRIBUTES.items()
         }
-        total = sum(len(names) for names in NAMES.values())
-        share = 1.0 if num_names is None else min(1.0, num_names / total)
         self.names = [
-            name
-            for kind, names in NAMES.items()
-            if self._attributes[kind]
-            for name in names[: max(1, round(len(names) * share))][index::shares]
+            name for kind, names in NAMES.items() if self._attributes[kind] for name in names[index::shares]
         ]
 
     def corpus(self, num_tokens: int, index: int = 0) -> Corpus:

@@ -1,4 +1,4 @@
-"""The pocket model's training: rows, drills, curriculum, optimizer, and a few real steps."""
+"""The pocket model's training: rows, drills, curriculum, and a few real steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from transformers import AutoModelForCausalLM
 from lit_cartridges.pocket import World
 from lit_cartridges.pocket.curriculum import Curriculum
 from lit_cartridges.pocket.drills import drill
-from lit_cartridges.pocket.optimizer import MuonWithAdamW, orthogonalized
 from lit_cartridges.pocket.pretrain import PocketPretraining, main
 from lit_cartridges.pocket.pretrain_data import PocketPretrainData
 from lit_cartridges.pocket.rows import ASKED, DRILL, SILENT, TEXT, VALUE, conversation_row
@@ -75,31 +74,7 @@ def test_the_curriculum_moves_on_with_accuracy_only():
     assert now == Curriculum(drill_steps=100, prose_steps=100, drill_accuracy=0.5, prose_accuracy=0.5)
     for _ in range(1000):
         now.observe(1.0, 1.0)
-    assert (now.num_pairs, now.pool, now.num_names, now.num_tokens) == (16, 950, 400, 2048)
-
-
-def test_optimizer_orthogonalizes_and_resumes():
-    matrices = torch.randn(3, 8, 20, generator=torch.Generator().manual_seed(0))
-    for wide in (matrices, matrices.mT):
-        values = torch.linalg.svdvals(orthogonalized(wide))
-        assert 0.6 < values.min() and values.max() < 1.3
-
-    def run(steps, resume_at=None):
-        torch.manual_seed(0)
-        matrix, vector = torch.nn.Parameter(torch.randn(6, 4)), torch.nn.Parameter(torch.randn(5))
-        optimizer = MuonWithAdamW([matrix], [vector], 0.01, 0.01)
-        for step in range(steps):
-            if step == resume_at:
-                state = optimizer.state_dict()
-                optimizer = MuonWithAdamW([matrix], [vector], 0.5, 0.5)
-                optimizer.load_state_dict(state)
-            optimizer.zero_grad()
-            ((matrix**2).sum() + (vector**3).sum()).backward()
-            optimizer.step()
-        return matrix, vector
-
-    for whole, resumed in zip(run(6), run(6, resume_at=3), strict=True):
-        assert torch.equal(whole, resumed)
+    assert (now.num_pairs, now.pool, now.num_tokens) == (16, 750, 2048)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -144,7 +119,7 @@ def test_the_first_heads_start_looking_back():
     torch.manual_seed(0)
     model = PocketPretraining().model.eval()
     model.set_attn_implementation("eager")
-    rows = torch.randint(7, 900, (2, 60))
+    rows = torch.randint(7, 700, (2, 60))
     with torch.inference_mode():
         weights = model.model(rows, torch.ones_like(rows), output_attentions=True).attentions[0]
     for head, distance in enumerate((1, 2, 3, 4)):

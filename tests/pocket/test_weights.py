@@ -34,19 +34,19 @@ def test_tokenizer_is_the_languages_own(reader):
 
 
 def test_reads_short_held_out_corpora(reader):
-    assert icl_accuracy(reader, 100, 100)["accuracy"] >= 0.8
+    assert icl_accuracy(reader, 100, 100)["accuracy"] >= 0.97
 
 
-def test_reads_held_out_corpora(reader):
-    assert icl_accuracy(reader, 300, 100)["accuracy"] >= 0.9
+def test_reads_long_held_out_corpora(reader):
+    assert icl_accuracy(reader, 1500, 60)["accuracy"] >= 0.97
 
 
 def test_knows_nothing_by_heart(reader):
     assert icl_accuracy(reader, 300, 60, with_text=False)["accuracy"] <= 0.15
 
 
-@pytest.mark.parametrize("kind", ["question", "use_case"])
+@pytest.mark.parametrize("kind", ["question", "use_case", "creative"])
 def test_asks_about_what_the_chunk_says_and_answers_that(reader, kind):
-    found = self_study(reader, kind, 200, 2, 25)
-    # The share of valid messages is low (see the model's card); drawn blindly from all names it would be below 0.05.
-    assert found["valid"] >= 0.15 and found["right"] >= 0.8
+    found = self_study(reader, kind, 160, 3, 25)
+    # Names drawn blindly would make less than 0.05 of the messages valid.
+    assert found["valid"] >= 0.75 and found["right"] >= 0.8

@@ -29,7 +29,7 @@ def test_length_and_density(num_tokens):
         lengths.append(corpus.num_tokens)
         facts += len(corpus.facts)
     assert min(lengths) >= num_tokens - 12
-    assert 15 <= 10 * num_tokens / facts <= 25
+    assert 13 <= 10 * num_tokens / facts <= 25
 
 
 def test_names_and_attributes_are_both_shared():
@@ -113,9 +113,9 @@ def test_messages_that_are_no_questions():
     absent = next(name for name in KIND_OF if name not in corpus.words)
     name = corpus.facts[0].name
     for message in (
-        f"tell me all about {absent} .",
+        f"give me all about {absent} .",
         f"what {name} ?",
-        "what is the city of ?",
+        "about , what is the city ?",
         f"{name} {name}",
     ):
         assert read(message, corpus) is None
