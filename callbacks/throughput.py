@@ -18,8 +18,12 @@ class ThroughputMonitor(L.Callback):
     - ``speed/train_tokens_per_s``, ``speed/answer_tokens_per_s``: per second of training
     - ``speed/conversations_per_s``: per second of generating
     - ``time/generating_s``, ``time/training_s``, ``time/rest_s``: since the start, on this process
-    - ``memory/peak_bytes``: of the GPU's allocator, or resident on the CPU
+    - ``memory/peak_bytes``: of the GPU's allocator, or resident on the CPU; since the init began, where a run has one
     - ``stream/…``: what the stream has counted (conversations made, cut, …)
+
+    and before the first step, ``init/seconds`` and ``init/peak_memory_bytes`` (`lit_cartridges.init.init_cost`).
+
+    It must come before callbacks that take their time after a batch, or that counts as training.
     """
 
     def __init__(self) -> None:
@@ -33,6 +37,13 @@ class ThroughputMonitor(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Start the clock, before the first batch is fetched."""
         self._begun = perf_counter()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """What the init cost; a resumed run's cartridge comes from its checkpoint."""
+        cost = getattr(pl_module, "init_cost", None)
+        if cost is not None and trainer.global_step == 0:
+            for logger in trainer.loggers:
+                logger.log_metrics(cost.figures, step=0)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: PackedBatch, batch_idx: int

@@ -22,7 +22,7 @@ does not know (score soft-capping, learned sinks).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,14 +45,19 @@ class Reading:
 
     Args:
         keys, values: per layer [kv_heads, prefix_tokens, head_dim]; None when there is no prefix.
+        biases: per layer [kv_heads, prefix_tokens], added to the scaled scores of the prefix's keys; None for none.
         position_ids: [batch, tokens], needed by sliding-window layers.
         lengths: tokens of each packed sequence, summing to the tokens of the single row; None for a padded batch.
+        observe: called in every layer as ``observe(layer, query, scale, window)``, with the rotated queries [batch,
+            heads, tokens, head_dim], the factor of their scores, and the layer's window in tokens or None.
     """
 
     keys: Sequence[Tensor] | None = None
     values: Sequence[Tensor] | None = None
+    biases: Sequence[Tensor] | None = None
     position_ids: Tensor | None = None
     lengths: tuple[int, ...] | None = None
+    observe: Callable[[int, Tensor, float, int | None], None] | None = None
     # The layout is the same in all layers, so it is made once: one entry per window width.
     _parts: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -153,13 +158,16 @@ def prefix_attention(
     reading = reading or Reading()
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     own = reading.own_part(query, key, attention_mask, sliding_window)
-    prefix_key = prefix_value = prefix = None
+    prefix_key = prefix_value = biases = prefix = None
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    if reading.observe is not None:
+        reading.observe(layer, query, scale, sliding_window)
     if reading.num_tokens > 0:
         assert reading.keys is not None and reading.values is not None
-        layer = int(module.layer_idx)  # type: ignore[arg-type]
         prefix_key, prefix_value = reading.keys[layer].unsqueeze(0), reading.values[layer].unsqueeze(0)
+        biases = None if reading.biases is None else reading.biases[layer]
         prefix = reading.prefix_part(query, key, sliding_window)
-    out = MergedAttention.apply(query, key, value, prefix_key, prefix_value, scale, own, prefix)
+    out = MergedAttention.apply(query, key, value, prefix_key, prefix_value, scale, own, prefix, biases)
     return out.transpose(1, 2), None
 
 
@@ -202,16 +210,21 @@ def reads_prefixes(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def reading_prefix(
-    model: PreTrainedModel, keys: Sequence[Tensor] | None, values: Sequence[Tensor] | None
+    model: PreTrainedModel,
+    keys: Sequence[Tensor] | None,
+    values: Sequence[Tensor] | None,
+    biases: Sequence[Tensor] | None = None,
 ) -> Iterator[None]:
     """Every forward call inside the ``with`` reads this prefix, for callers such as ``model.generate``.
 
     Args:
         keys, values: per layer [kv_heads, prefix_tokens, head_dim], in the model's dtype.
+        biases: per layer [kv_heads, prefix_tokens], if the prefix has them.
     """
 
     def add_reading(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        kwargs["reading"] = Reading(keys=keys, values=values, position_ids=kwargs.get("position_ids"))
+        positions = kwargs.get("position_ids")
+        kwargs["reading"] = Reading(keys=keys, values=values, biases=biases, position_ids=positions)
         return args, kwargs
 
     with reads_prefixes(model):

@@ -4,7 +4,8 @@ Data flow: a prefill's cache, an init strategy or a folder → `Cartridge` → `
 for plain transformers, `save_pretrained()` for a folder (see `cartridge_files`).
 
 Keys are stored as the model caches them: after RoPE, and after the key norm where the model has one, for positions
-0..num_tokens-1. The first ``num_frozen_tokens`` are the sink, which training never moves.
+0..num_tokens-1. The first ``num_frozen_tokens`` are the sink, which training never moves. A cartridge may hold a bias
+per key as well, which attention adds to that key's scores (AttentionMatching, arXiv 2602.16284).
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Cartridge(nn.Module):
 
     Args:
         keys, values: per layer [kv_heads, num_tokens, head_dim].
+        biases: per layer [kv_heads, num_tokens], added to the scaled attention scores of the keys; None for none.
         num_frozen_tokens: leading positions that stay as they are.
         provenance: what is known of its making.
 
@@ -76,6 +78,7 @@ class Cartridge(nn.Module):
         self,
         keys: Sequence[Tensor],
         values: Sequence[Tensor],
+        biases: Sequence[Tensor] | None = None,
         *,
         num_frozen_tokens: int = 1,
         provenance: Provenance | None = None,
@@ -88,6 +91,11 @@ class Cartridge(nn.Module):
                 f"{len(keys)} keys and {len(values)} values with num_tokens in {sorted(lengths)}"
             )
         num_tokens = lengths.pop()
+        if biases is not None and [x.shape for x in biases] != [x.shape[:2] for x in keys]:
+            raise ValueError(
+                f"biases have shapes {[tuple(x.shape) for x in biases]}; keys of these layers need "
+                f"{[tuple(x.shape[:2]) for x in keys]}, [kv_heads, num_tokens] each"
+            )
         if not 0 <= num_frozen_tokens < num_tokens:
             raise ValueError(
                 f"num_frozen_tokens={num_frozen_tokens} with num_tokens={num_tokens}: at least 0 tokens can be frozen, "
@@ -96,14 +104,13 @@ class Cartridge(nn.Module):
         self.num_tokens, self.num_frozen_tokens = num_tokens, num_frozen_tokens
         self.provenance = provenance or Provenance()
         self.num_layers = len(keys)
-        self.frozen_keys, self.frozen_values = nn.Module(), nn.Module()
-        for store, tensors in ((self.frozen_keys, keys), (self.frozen_values, values)):
-            for layer, x in enumerate(tensors):
-                store.register_buffer(str(layer), x.detach()[:, :num_frozen_tokens].float().clone())
-        self.trainable_keys, self.trainable_values = (
-            nn.ParameterList(nn.Parameter(x.detach()[:, num_frozen_tokens:].float().clone()) for x in tensors)
-            for tensors in (keys, values)
-        )
+        self.frozen_keys, self.trainable_keys = _split(keys, num_frozen_tokens)
+        self.frozen_values, self.trainable_values = _split(values, num_frozen_tokens)
+        # None leaves no trace in state dicts and parameters, so a cartridge without biases is what it always was.
+        self.frozen_biases: nn.Module | None = None
+        self.trainable_biases: nn.ParameterList | None = None
+        if biases is not None:
+            self.frozen_biases, self.trainable_biases = _split(biases, num_frozen_tokens)
 
     @classmethod
     def from_cache(
@@ -144,7 +151,8 @@ class Cartridge(nn.Module):
         """Several cartridges side by side along the position axis (arXiv 2506.06266, §5.3), keys as they are.
 
         Every cartridge brings a sink of its own; repeated sinks take attention from the text (2608.30647 finds half
-        the loss of composing 8 in them), so only the first cartridge's is kept unless ``keep_sinks``.
+        the loss of composing 8 in them), so only the first cartridge's is kept unless ``keep_sinks``. Where some have
+        biases, the others' are zeros.
 
         Raises:
             ValueError: no cartridge, or cartridges of different models; the message names the difference.
@@ -163,29 +171,48 @@ class Cartridge(nn.Module):
             ]
             for side in (0, 1)
         )
+        biases = None
+        if any(c.trainable_biases is not None for c in cartridges):
+            held = [
+                c.biases() or [x.new_zeros(x.shape[:2]) for x in part[0]]
+                for c, part in zip(cartridges, parts, strict=True)
+            ]
+            biases = [
+                torch.cat([one[layer][:, cut:] for one, cut in zip(held, cuts, strict=True)], dim=1)
+                for layer in range(first.num_layers)
+            ]
         notes = {"composed_of": [c.provenance.corpus_sha256 or c.provenance.init for c in cartridges]}
         provenance = replace(first.provenance, init="compose", corpus_sha256="", loss=None, notes=notes)
-        return cls(keys, values, num_frozen_tokens=first.num_frozen_tokens, provenance=provenance)
+        return cls(keys, values, biases, num_frozen_tokens=first.num_frozen_tokens, provenance=provenance)
 
     def tensors(
         self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values per layer [kv_heads, num_tokens, head_dim], differentiable, built anew at each call."""
-        pairs = (
-            zip(self.frozen_keys.buffers(), self.trainable_keys, strict=True),
-            zip(self.frozen_values.buffers(), self.trainable_values, strict=True),
-        )
-        keys, values = (
-            [torch.cat([frozen, trained], dim=1).to(dtype=dtype, device=device) for frozen, trained in pair]
-            for pair in pairs
-        )
-        return keys, values
+        keys = _joined(self.frozen_keys, self.trainable_keys, dtype=dtype, device=device)
+        return keys, _joined(self.frozen_values, self.trainable_values, dtype=dtype, device=device)
+
+    def biases(
+        self, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> list[Tensor] | None:
+        """Biases per layer [kv_heads, num_tokens], or None; fp32 unless asked otherwise, which attention handles best."""
+        if self.frozen_biases is None or self.trainable_biases is None:
+            return None
+        return _joined(self.frozen_biases, self.trainable_biases, dtype=dtype, device=device)
 
     def as_cache(self, batch_size: int = 1, *, dtype: torch.dtype | None = None) -> DynamicCache:
         """A transformers cache whose first free position is ``num_tokens``, for any attention implementation.
 
         Rows are views until the first update concatenates, which copies; `lit_cartridges.generation` does not.
+
+        Raises:
+            ValueError: the cartridge has biases, which no transformers cache can carry.
         """
+        if self.trainable_biases is not None:
+            raise ValueError(
+                "this cartridge has a bias per key, and a transformers cache cannot carry one; generate with "
+                "lit_cartridges.generation.generate, or fit the cartridge without it (AttentionMatching's bias=false)"
+            )
         cache = DynamicCache()
         for layer, (key, value) in enumerate(zip(*self.tensors(dtype=dtype), strict=True)):
             key_rows, value_rows = (x.expand(batch_size, -1, -1, -1) for x in (key, value))
@@ -194,7 +221,7 @@ class Cartridge(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the keys and values as held here, in fp32; a 16-bit model reads half of it."""
+        """Bytes of the keys, values and biases as held here, in fp32; a 16-bit model reads half of it."""
         return sum(x.numel() * x.element_size() for x in (*self.buffers(), *self.parameters()))
 
     def require_fit(self, model: PreTrainedModel) -> None:
@@ -237,6 +264,21 @@ class Cartridge(nn.Module):
         from lit_cartridges.cartridge_files import push_cartridge
 
         return push_cartridge(self, repo_id, **hub)
+
+
+def _split(tensors: Sequence[Tensor], num_frozen_tokens: int) -> tuple[nn.Module, nn.ParameterList]:
+    """Per layer [kv_heads, num_tokens, …]: the frozen positions as buffers, the others as parameters, in fp32."""
+    frozen = nn.Module()
+    for layer, x in enumerate(tensors):
+        frozen.register_buffer(str(layer), x.detach()[:, :num_frozen_tokens].float().clone())
+    return frozen, nn.ParameterList(
+        nn.Parameter(x.detach()[:, num_frozen_tokens:].float().clone()) for x in tensors
+    )
+
+
+def _joined(frozen: nn.Module, trained: nn.ParameterList, **to: Any) -> list[Tensor]:
+    """What `_split` took apart, differentiable."""
+    return [torch.cat(pair, dim=1).to(**to) for pair in zip(frozen.buffers(), trained, strict=True)]
 
 
 def _require_same_model(first: Cartridge, other: Cartridge) -> None:

@@ -2,6 +2,9 @@
 
 The safetensors file holds ``layers.{i}.keys`` and ``layers.{i}.values`` [kv_heads, num_tokens, head_dim] and, in its
 header, the same description as ``cartridge.json``, so that one atomic rename replaces all that loading needs.
+
+Format version 2 is version 1 with ``layers.{i}.biases`` [kv_heads, num_tokens]. A cartridge without biases is still
+written as version 1; readers of that version refuse the other, rather than leave the biases out.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from safetensors.torch import save
 if TYPE_CHECKING:
     from lit_cartridges.cartridge import Cartridge
 
-FORMAT_VERSION = 1
+FORMAT_VERSION, VERSION_WITHOUT_BIASES = 2, 1
 TENSORS, DESCRIPTION, CARD = "cartridge.safetensors", "cartridge.json", "README.md"
 
 
@@ -33,7 +36,7 @@ def save_cartridge(cartridge: Cartridge, folder: Path) -> Path:
     keys, values = cartridge.tensors()
     tensors = {
         f"layers.{layer}.{name}": x.detach().cpu().contiguous()
-        for name, side in (("keys", keys), ("values", values))
+        for name, side in (("keys", keys), ("values", values), ("biases", cartridge.biases() or ()))
         for layer, x in enumerate(side)
     }
     write_atomically(folder / TENSORS, save(tensors, metadata={"cartridge": json.dumps(description)}))
@@ -86,11 +89,18 @@ def _read(file: Path) -> Cartridge:
                 [tensors.get_tensor(f"layers.{layer}.{name}") for layer in layers]
                 for name in ("keys", "values")
             )
+            biases = None
+            if version > VERSION_WITHOUT_BIASES:
+                biases = [tensors.get_tensor(f"layers.{layer}.biases") for layer in layers]
         known = {**description["provenance"]}
         if known.get("fingerprint"):
             known["fingerprint"] = Fingerprint(**known["fingerprint"])
         return Cartridge(
-            keys, values, num_frozen_tokens=description["num_frozen_tokens"], provenance=Provenance(**known)
+            keys,
+            values,
+            biases,
+            num_frozen_tokens=description["num_frozen_tokens"],
+            provenance=Provenance(**known),
         )
     except CartridgeFileError:
         raise
@@ -114,7 +124,7 @@ def push_cartridge(cartridge: Cartridge, repo_id: str, **hub: Any) -> str:
 def describe(cartridge: Cartridge) -> dict[str, Any]:
     """The content of ``cartridge.json``."""
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": VERSION_WITHOUT_BIASES if cartridge.biases() is None else FORMAT_VERSION,
         "num_tokens": cartridge.num_tokens,
         "num_frozen_tokens": cartridge.num_frozen_tokens,
         "num_layers": cartridge.num_layers,
@@ -128,6 +138,7 @@ def model_card(description: dict[str, Any]) -> str:
     base = known["base_model"]
     header = ["---", "library_name: lit_cartridges", "tags: [cartridge, kv-cache]"]
     header += [f"base_model: {base}"] if base and not base.startswith(("/", ".", "package:")) else []
+    biases = "" if description["format_version"] == VERSION_WITHOUT_BIASES else ", a bias per key"
     loss = "" if known["loss"] is None else f", last loss {known['loss']:.4f}"
     return "\n".join(
         [
@@ -135,7 +146,7 @@ def model_card(description: dict[str, Any]) -> str:
             "---",
             "# Cartridge",
             "",
-            f"{description['num_tokens']} positions of keys and values for `{base or 'an unnamed model'}`, "
+            f"{description['num_tokens']} positions of keys{biases} and values for `{base or 'an unnamed model'}`, "
             f"{description['num_frozen_tokens']} of them frozen, that stand in place of a corpus "
             f"(sha256 `{known['corpus_sha256'] or 'unknown'}`). Init: {known['init'] or 'unknown'}. "
             f"Trained for {known['steps']} optimizer steps{loss}. Method: arXiv 2506.06266.",

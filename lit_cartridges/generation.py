@@ -70,7 +70,8 @@ def generate(
     cartridge = cartridges if isinstance(cartridges, Cartridge) else Cartridge.compose(list(cartridges))
     cartridge.require_fit(model)
     keys, values = cartridge.tensors(dtype=model.dtype, device=input_ids.device)
-    return generate_from_prefix(model, keys, values, input_ids, attention_mask, **options)
+    biases = cartridge.biases(device=input_ids.device)
+    return generate_from_prefix(model, keys, values, input_ids, attention_mask, biases=biases, **options)
 
 
 @torch.no_grad()
@@ -80,14 +81,16 @@ def generate_from_prefix(
     values: Sequence[Tensor],
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
+    *,
+    biases: Sequence[Tensor] | None = None,
     **options: Any,
 ) -> Any:
-    """`generate` from bare keys and values, per layer [kv_heads, prefix_tokens, head_dim]."""
+    """`generate` from bare keys and values, per layer [kv_heads, prefix_tokens, head_dim], and their biases, if any."""
     prefix_tokens = keys[0].shape[-2]
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
     seen = attention_mask.new_ones(len(input_ids), prefix_tokens)
-    with reading_prefix(model, keys, values):
+    with reading_prefix(model, keys, values, biases):
         return model.generate(
             input_ids,
             attention_mask=torch.cat([seen, attention_mask], dim=1),

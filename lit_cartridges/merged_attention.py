@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from lit_cartridges.attention_kernels import HIDDEN, additive_mask, attend, attend_backward
+from lit_cartridges.key_biases import gradient_of_biases, narrowed, widen_values, widened
 
 
 class Part(Protocol):
@@ -183,7 +184,10 @@ class SlicedPart:
 
 
 class MergedAttention(torch.autograd.Function):
-    """Attention of ``query`` [B, H, T, D] over a prefix [1, K, P, D], if any, and the rows' own keys [B, K, M, D]."""
+    """Attention of ``query`` [B, H, T, D] over a prefix [1, K, P, D], if any, and the rows' own keys [B, K, M, D].
+
+    ``prefix_biases`` [K, P], or None, are added to the scaled scores of the prefix's keys.
+    """
 
     @staticmethod
     def forward(
@@ -196,28 +200,43 @@ class MergedAttention(torch.autograd.Function):
         scale: float,
         own: Part,
         prefix: Part | None,
+        prefix_biases: Tensor | None = None,
     ) -> Tensor:
         out, lse = own.attend(query, key, value, scale)
         if prefix is not None and prefix_key is not None and prefix_value is not None:
-            prefix_out, prefix_lse = prefix.attend(query, prefix_key, prefix_value, scale)
+            if prefix_biases is None:
+                prefix_out, prefix_lse = prefix.attend(query, prefix_key, prefix_value, scale)
+            else:
+                wide = widened(query, prefix_key, prefix_value, prefix_biases, scale)
+                prefix_out, prefix_lse = prefix.attend(*wide, scale)
+                prefix_out = narrowed(prefix_out)
             own_weight = torch.sigmoid(lse - prefix_lse).unsqueeze(-1)
             lse = torch.logaddexp(lse, prefix_lse)
             out = torch.lerp(prefix_out.float(), out.float(), own_weight).to(query.dtype)
-        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, out, lse)
+        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, prefix_biases, out, lse)
         ctx.scale, ctx.own, ctx.prefix = scale, own, prefix
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, prefix_key, prefix_value, out, lse = ctx.saved_tensors
+        query, key, value, prefix_key, prefix_value, prefix_biases, out, lse = ctx.saved_tensors
         grad = grads[0].contiguous()
         d_query, d_key, d_value = ctx.own.gradients(grad, query, key, value, out, lse, ctx.scale)
         if ctx.prefix is None:
-            return d_query, d_key, d_value, None, None, None, None, None
-        more, d_prefix_key, d_prefix_value = ctx.prefix.gradients(
-            grad, query, prefix_key, prefix_value, out, lse, ctx.scale
-        )
-        return d_query.add_(more), d_key, d_value, d_prefix_key, d_prefix_value, None, None, None
+            return d_query, d_key, d_value, None, None, None, None, None, None
+        d_biases = None
+        if prefix_biases is None:
+            more, d_prefix_key, d_prefix_value = ctx.prefix.gradients(
+                grad, query, prefix_key, prefix_value, out, lse, ctx.scale
+            )
+        else:
+            wide = widened(query, prefix_key, prefix_value, prefix_biases, ctx.scale)
+            more, d_prefix_key, d_prefix_value = ctx.prefix.gradients(
+                widen_values(grad), *wide, widen_values(out), lse, ctx.scale
+            )
+            d_biases = gradient_of_biases(d_prefix_key, ctx.scale).to(prefix_biases.dtype)
+            more, d_prefix_key, d_prefix_value = (narrowed(x) for x in (more, d_prefix_key, d_prefix_value))
+        return d_query.add_(more), d_key, d_value, d_prefix_key, d_prefix_value, None, None, None, d_biases
 
 
 def _fold(x: Tensor, kv_heads: int) -> Tensor:

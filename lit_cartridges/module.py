@@ -21,13 +21,14 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from lit_cartridges.attention import Reading, reads_prefixes
-from lit_cartridges.cartridge import Cartridge, Fingerprint, Provenance
+from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.data.batch import PackedBatch
-from lit_cartridges.init import FirstTokens, InitContext, InitStrategy
+from lit_cartridges.init import FirstTokens, InitStrategy
+from lit_cartridges.init.init_cost import InitCost, measured_init
 from lit_cartridges.losses import LanguageHead, Objective, TopKDistillation, chunked_loss
 from lit_cartridges.models import load_config, load_model, load_tokenizer
+from lit_cartridges.new_cartridge import init_context, new_cartridge
 from lit_cartridges.recomputing import recomputes_layers
-from lit_cartridges.self_study.renderer import ChatRenderer
 from lit_cartridges.teachers.tokenizer_check import tokenizer_fingerprint
 
 
@@ -88,6 +89,7 @@ class LitCartridge(L.LightningModule):
         self.dtype_name, self.gradient_checkpointing = dtype, gradient_checkpointing
         self.loss_chunk_tokens, self.seed = loss_chunk_tokens, seed
         self.cartridge: Cartridge | None = None
+        self.init_cost: InitCost | None = None
         self.student: PreTrainedModel | None = None
         self.teacher: PreTrainedModel | None = None
         self._attached = ExitStack()
@@ -135,13 +137,20 @@ class LitCartridge(L.LightningModule):
         for frozen in {self.student, self.frozen_teacher}:
             self._attached.enter_context(reads_prefixes(frozen))
         data: Any = getattr(self.trainer, "datamodule", None)
-        renderer = getattr(data, "renderer", None)
-        if self.cartridge is None:
-            if renderer is None:
-                raise ValueError("a cartridge starts from a corpus: give the trainer a SelfStudyDataModule")
-            self.cartridge = self.new_cartridge(self.student, renderer, data.corpus_ids, data.corpus.sha256)
         if hasattr(data, "bind_teacher"):
             data.bind_teacher(self.frozen_teacher)
+        if self.cartridge is None:
+            context = init_context(
+                data, self.student, num_tokens=self.num_tokens, seed=self.seed, progress=self._shows_progress
+            )
+            with measured_init(self.student.device) as self.init_cost:
+                self.cartridge = new_cartridge(
+                    self.init,
+                    context,
+                    data,
+                    base_model=self.model_name,
+                    num_frozen_tokens=self.num_frozen_tokens,
+                )
 
     @property
     def frozen_teacher(self) -> PreTrainedModel:
@@ -150,31 +159,18 @@ class LitCartridge(L.LightningModule):
         assert model is not None, "configure_model has not run"
         return model
 
-    def new_cartridge(
-        self, model: PreTrainedModel, renderer: ChatRenderer, corpus_ids: Any, corpus_sha256: str
-    ) -> Cartridge:
-        """A cartridge as the init strategy starts it."""
-        context = InitContext(
-            model=model,
-            context_ids=renderer.context_ids(corpus_ids),
-            num_tokens=self.num_tokens,
-            seed=self.seed,
-        )
-        keys, values = self.init.tensors(context)
-        provenance = Provenance(
-            base_model=self.model_name,
-            fingerprint=Fingerprint.of_config(model.config),
-            init=self.init.describe(),
-            corpus_sha256=corpus_sha256,
-        )
-        return Cartridge(keys, values, num_frozen_tokens=self.num_frozen_tokens, provenance=provenance)
-
     def forward(self, batch: PackedBatch) -> Tensor:
         """Final hidden states [answers, width] of the student at the places that predict answer tokens."""
         assert self.cartridge is not None and self.student is not None
         keys, values = self.cartridge.tensors(dtype=self.student.dtype)
         positions = batch.position_ids + self.cartridge.num_tokens
-        reading = Reading(keys=keys, values=values, position_ids=positions, lengths=batch.lengths)
+        reading = Reading(
+            keys=keys,
+            values=values,
+            biases=self.cartridge.biases(),
+            position_ids=positions,
+            lengths=batch.lengths,
+        )
         with recomputes_layers(self.student) if self.gradient_checkpointing else nullcontext():
             hidden = self.student.base_model(
                 batch.input_ids, position_ids=positions, use_cache=False, reading=reading
@@ -320,6 +316,10 @@ class LitCartridge(L.LightningModule):
     def teardown(self, stage: str) -> None:
         """Give the models their own attention back."""
         self._attached.close()
+
+    @property
+    def _shows_progress(self) -> bool:
+        return self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
 
     def _sum_over_processes(self, value: float) -> float:
         if self.trainer.world_size == 1:

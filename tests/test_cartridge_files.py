@@ -154,10 +154,36 @@ def test_missing_tensors_and_strange_descriptions_are_errors(tmp_path):
 
 
 def test_a_newer_format_asks_for_an_upgrade(tmp_path):
-    rewritten(tmp_path, format_version=2)
+    rewritten(tmp_path, format_version=3)
     with pytest.raises(
-        CartridgeFileError, match="has format version 2; this release reads up to 1: upgrade it"
+        CartridgeFileError, match="has format version 3; this release reads up to 2: upgrade it"
     ):
+        Cartridge.from_pretrained(tmp_path)
+
+
+def test_biases_raise_the_format_version_and_survive(tmp_path):
+    """Version 1 stays as it was without them, so that older releases still read it, and they refuse version 2."""
+    keys, values = drawn().tensors()
+    biases = [torch.randn(x.shape[:2]) for x in keys]
+    cartridge = Cartridge(keys, values, biases, num_frozen_tokens=2)
+    cartridge.save_pretrained(tmp_path)
+    back = Cartridge.from_pretrained(tmp_path)
+    mine, theirs = cartridge.state_dict(), back.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    tensors = load_file(tmp_path / "cartridge.safetensors")
+    assert {name for name in tensors if "biases" in name} == {f"layers.{i}.biases" for i in range(len(keys))}
+    assert torch.equal(tensors["layers.1.biases"], biases[1])
+    assert json.loads((tmp_path / "cartridge.json").read_text())["format_version"] == 2
+    assert "a bias per key" in (tmp_path / "README.md").read_text()
+    Cartridge(keys, values).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "cartridge.json").read_text())["format_version"] == 1
+    assert Cartridge.from_pretrained(tmp_path).biases() is None
+
+
+def test_a_version_2_without_its_biases_is_not_all_of_a_cartridge(tmp_path):
+    rewritten(tmp_path, format_version=2)
+    with pytest.raises(CartridgeFileError, match="layers.0.biases"):
         Cartridge.from_pretrained(tmp_path)
 
 

@@ -1,8 +1,8 @@
 """Asks a system the questions of a task, and measures its answers.
 
 Data flow: questions → prompts behind one shared prefix → greedy replies, decoded a batch at a time → graded by the
-task; and the reference answers, packed into one row per batch, teacher-forced → their log-likelihood. Both read the
-prefix as training does (`Reading`), so a cartridge is scored as it was trained.
+task; and the reference answers, teacher-forced → their log-likelihood. How both are read is the system's affair; a prefix
+is read as training does (`Reading`), so a cartridge is scored as it was trained.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ from rich.progress import track
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from lit_cartridges.attention import Reading, reads_prefixes
-from lit_cartridges.evals.asked import Asked, asked, longest
+from lit_cartridges.attention import reads_prefixes
+from lit_cartridges.evals.asked import Asked, asked, left_padded, longest
 from lit_cartridges.evals.metrics import AnswerLogLikelihood, SecondsPerAnswer, ShareRight
 from lit_cartridges.evals.result import EvalResult, Reply
-from lit_cartridges.evals.system import System, require_room
+from lit_cartridges.evals.system import System
 from lit_cartridges.evals.task import EvalError, EvalTask
-from lit_cartridges.generation import generate_from_prefix
 from lit_cartridges.losses import LanguageHead, NextToken, Targets, chunked_loss
 from lit_cartridges.self_study.renderer import ChatRenderer
 
@@ -66,7 +65,7 @@ def evaluate(
     share = asked(
         renderer, questions, after_context=system.uses_context_prompt, rank=rank, world_size=world_size
     )
-    require_room(model.config, system.name, system.num_kv_tokens, longest(share, max_new_tokens))
+    system.require_room(model.config, longest(share, max_new_tokens))
     # Where processes add up, the figures must be where the backend can reach them.
     device = model.device if world_size > 1 else torch.device("cpu")
     sync = world_size > 1
@@ -124,13 +123,8 @@ def _replies(
 ) -> tuple[list[str], float]:
     """Greedy replies, and the seconds that they took."""
     stops = renderer.stop_token_ids(model.generation_config)
-    width, pad = max(len(one.prompt_ids) for one in batch), stops[0] if stops else 0
-    ids = torch.full((len(batch), width), pad)
-    mask = torch.zeros_like(ids)
-    for row, one in enumerate(batch):
-        ids[row, width - len(one.prompt_ids) :] = torch.tensor(one.prompt_ids)
-        mask[row, width - len(one.prompt_ids) :] = 1
-    ids, mask = ids.to(model.device), mask.to(model.device)
+    pad = stops[0] if stops else 0
+    ids, mask = left_padded([one.prompt_ids for one in batch], pad, model.device)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -141,12 +135,8 @@ def _replies(
     )
     options = {"generation_config": config} | ({"synced_gpus": True} if in_step else {})
     start = time.perf_counter()
-    if system.keys is not None and system.values is not None:
-        sequences = generate_from_prefix(model, system.keys, system.values, ids, mask, **options)
-    else:
-        generator: Any = model
-        sequences = generator.generate(ids, attention_mask=mask, **options)
-    rows = sequences[:, width:].cpu().numpy()  # waits for the device
+    sequences = system.generate(model, ids, mask, **options)
+    rows = sequences[:, ids.shape[1] :].cpu().numpy()  # waits for the device
     took = time.perf_counter() - start
     stopped = np.isin(rows, stops)
     ends = np.where(stopped.any(1), stopped.argmax(1), rows.shape[1])
@@ -156,23 +146,14 @@ def _replies(
 def answer_log_likelihoods(model: PreTrainedModel, system: System, batch: Sequence[Asked]) -> list[Tensor]:
     """Per question the log-likelihoods [answer tokens] of its reference answer, in nats and fp32.
 
-    Prompts with their answers are read as one row of packed sequences, without padding; the vocabulary's logits exist
-    for a chunk of answer tokens at a time. ``model`` must be inside `reads_prefixes`.
+    The vocabulary's logits exist for a chunk of answer tokens at a time. ``model`` must be inside `reads_prefixes`.
     """
     device = model.device
     # The last answer token is predicted, and predicts nothing.
     sequences = [one.prompt_ids + one.answer_ids[:-1] for one in batch]
-    lengths = tuple(len(sequence) for sequence in sequences)
-    ends = accumulate(lengths)
-    positions = torch.cat([torch.arange(n, device=device) for n in lengths])[None] + system.num_kv_tokens
+    ends = accumulate(len(sequence) for sequence in sequences)
     rows = [torch.arange(end - len(one.answer_ids), end) for one, end in zip(batch, ends, strict=True)]
-    base: Any = model.base_model
-    hidden = base(
-        torch.tensor([token for sequence in sequences for token in sequence], device=device)[None],
-        position_ids=positions,
-        use_cache=False,
-        reading=Reading(keys=system.keys, values=system.values, position_ids=positions, lengths=lengths),
-    ).last_hidden_state[0]
+    hidden = system.hidden_states(model, sequences)
     targets = torch.tensor([token for one in batch for token in one.answer_ids], device=device)
     _, _, nll = chunked_loss(
         hidden[torch.cat(rows).to(device)], Targets(token_ids=targets), NextToken(), LanguageHead(model)

@@ -1,7 +1,7 @@
 """Systems under test: what the frozen model reads in front of a question.
 
-All of them are a prefix of keys and values, or nothing at all, so one code path asks them all: a cartridge, the whole
-corpus in the context (ICL), the part of it that fits (truncated ICL), and no context.
+Those here are a prefix of keys and values, or nothing at all: a cartridge, the whole corpus in the context (ICL), the
+part of it that fits (truncated ICL), and no context. `evals.cascade_system` has those that are a stream.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from lit_cartridges.attention import Reading
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.evals.task import EvalError
+from lit_cartridges.generation import generate_from_prefix
 from lit_cartridges.prefill import prefill
 from lit_cartridges.self_study.renderer import ChatRenderer
 
@@ -33,11 +35,12 @@ class ContextTooLong(EvalError):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class System:
-    """A named prefix.
+    """A named prefix. A subclass that holds something else overrides the methods.
 
     Args:
         name: in tables and logs.
         keys, values: per layer [kv_heads, tokens, head_dim] in the model's dtype and on its device; None for nothing.
+        biases: per layer [kv_heads, tokens] in fp32, of a cartridge that has them.
         uses_context_prompt: whether questions continue a chat whose system message the prefix stands for; if not, they
             open a chat of their own.
         prefill_s: seconds that reading the corpus took, once for all questions.
@@ -46,6 +49,7 @@ class System:
     name: str
     keys: Sequence[Tensor] | None = None
     values: Sequence[Tensor] | None = None
+    biases: Sequence[Tensor] | None = None
     uses_context_prompt: bool = True
     prefill_s: float = 0.0
 
@@ -56,8 +60,44 @@ class System:
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of the prefix's keys and values in the dtype that the model reads."""
-        return sum(x.numel() * x.element_size() for x in (*(self.keys or ()), *(self.values or ())))
+        """Bytes of the prefix's keys, values and biases in the dtype that the model reads."""
+        held = (*(self.keys or ()), *(self.values or ()), *(self.biases or ()))
+        return sum(x.numel() * x.element_size() for x in held)
+
+    def require_room(self, config: PretrainedConfig, needed_tokens: int) -> None:
+        """See the function of that name; ``needed_tokens`` are those of a question and its answer."""
+        require_room(config, self.name, self.num_kv_tokens, needed_tokens)
+
+    def generate(self, model: Any, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
+        """``model.generate`` of left-padded prompts [rows, tokens] behind what was read; prompts included."""
+        if self.keys is None or self.values is None:
+            return model.generate(input_ids, attention_mask=attention_mask, **options)
+        return generate_from_prefix(
+            model, self.keys, self.values, input_ids, attention_mask, biases=self.biases, **options
+        )
+
+    def hidden_states(self, model: PreTrainedModel, sequences: Sequence[Sequence[int]]) -> Tensor:
+        """Last hidden states [tokens of all sequences, width], each sequence read behind what was read before.
+
+        They are one row of packed sequences, without padding. ``model`` must be inside `reads_prefixes`.
+        """
+        lengths = tuple(len(sequence) for sequence in sequences)
+        positions = torch.cat([torch.arange(n, device=model.device) for n in lengths])[None]
+        positions = positions + self.num_kv_tokens
+        ids = [token for sequence in sequences for token in sequence]
+        base: Any = model.base_model
+        return base(
+            torch.tensor(ids, device=model.device)[None],
+            position_ids=positions,
+            use_cache=False,
+            reading=Reading(
+                keys=self.keys,
+                values=self.values,
+                biases=self.biases,
+                position_ids=positions,
+                lengths=lengths,
+            ),
+        ).last_hidden_state[0]
 
 
 def no_context(name: str = NO_CONTEXT) -> System:
@@ -126,7 +166,8 @@ def of_cartridge(name: str, cartridge: Cartridge, model: PreTrainedModel) -> Sys
     cartridge.require_fit(model)
     with torch.no_grad():
         keys, values = cartridge.tensors(dtype=model.dtype, device=model.device)
-    return System(name=name, keys=keys, values=values)
+        biases = cartridge.biases(device=model.device)
+    return System(name=name, keys=keys, values=values, biases=biases)
 
 
 def context_limit(config: PretrainedConfig, max_context_tokens: int | None = None) -> int | None:

@@ -1,90 +1,172 @@
-"""How a cartridge starts: the corpus's first tokens, noise, or another cartridge."""
+"""What every strategy owes: the right shapes for every architecture, one result per seed, corpora of any length."""
 
 from __future__ import annotations
+
+from inspect import isabstract
 
 import pytest
 import torch
 
 from lit_cartridges import Cartridge
-from lit_cartridges.init import FirstTokens, FromCartridge, InitContext, RandomVectors
-from lit_cartridges.prefill import prefill
+from lit_cartridges.attention import reads_prefixes
+from lit_cartridges.generation import generate
+from lit_cartridges.init import (
+    INITS,
+    FirstTokens,
+    InitContext,
+    InitialTensors,
+    InitStrategy,
+    RandomTokens,
+    RandomVectors,
+    SampledChunks,
+    Summary,
+    Text,
+)
+from tests.init.context import CORPUS, OPENING, all_tensors, naive_prefill, new_context, same
 from tests.tiny_models import tiny_model
 
-IDS = list(range(5, 35))
+NEW = {
+    "RandomVectors": RandomVectors,
+    "RandomVectors(matched)": lambda: RandomVectors(scale="matched"),
+    "RandomTokens": RandomTokens,
+    "FirstTokens": FirstTokens,
+    "Text": lambda: Text(text="w1 w2 w3 w4 w5"),
+    "Summary": lambda: Summary(chunk_tokens=32, map_prompt="w8 w9", reduce_prompt="w7 w6"),
+    "SampledChunks": lambda: SampledChunks(chunk_tokens=4),
+    "SampledChunks in order": lambda: SampledChunks(chunk_tokens=4, in_order=True),
+}
+RANDOM = {
+    "RandomVectors",
+    "RandomVectors(matched)",
+    "RandomTokens",
+    "SampledChunks",
+    "SampledChunks in order",
+}
 
 
-def context(model, num_tokens=8, ids=IDS, seed=0):
-    return InitContext(model=model, context_ids=ids, num_tokens=num_tokens, seed=seed)
+@pytest.fixture(params=list(NEW))
+def named(request):
+    return request.param, NEW[request.param]()
 
 
-@pytest.mark.parametrize("strategy", [FirstTokens(), RandomVectors()], ids=lambda s: s.describe())
-def test_every_strategy_gives_each_layer_its_shape(strategy, model):
-    keys, values = strategy.tensors(context(model))
-    expected, _ = prefill(model, IDS[:8])
-    assert [x.shape for x in keys] == [x.shape for x in values] == [x.shape for x in expected]
-    Cartridge(keys, values).require_fit(model)
+def test_every_strategy_gives_each_layer_its_shape_on_every_architecture(named, model):
+    tensors = named[1].tensors(new_context(model))
+    assert [x.shape for x in all_tensors(tensors)] == [x.shape for x in naive_prefill(model, CORPUS[:12])]
+    assert all(torch.isfinite(x).all() for x in all_tensors(tensors))
+    cartridge = Cartridge(*tensors)
+    cartridge.require_fit(model)
+    out = generate(model, cartridge, torch.tensor([[9, 10]]), max_new_tokens=2, do_sample=False)
+    assert out.shape[0] == 1
 
 
-def test_first_tokens_is_the_prefill_of_the_corpus_start(llama):
-    keys, values = FirstTokens().tensors(context(llama))
-    with torch.no_grad():
-        cache = llama(torch.tensor([IDS[:8]])).past_key_values
-    for layer in range(2):
-        torch.testing.assert_close(keys[layer], cache.layers[layer].keys[0])
-        torch.testing.assert_close(values[layer], cache.layers[layer].values[0])
+def test_the_seed_decides_every_random_choice_and_nothing_else_is_random(named, llama):
+    name, strategy = named
+    first, again, other = (strategy.tensors(new_context(llama, seed=seed)) for seed in (1, 1, 2))
+    assert same(first, again)
+    assert same(first, other) == (name not in RANDOM)
 
 
-def test_a_corpus_shorter_than_the_cartridge_is_read_again(llama):
-    keys, _ = FirstTokens().tensors(context(llama, num_tokens=8, ids=[9, 8, 7]))
-    expected, _ = prefill(llama, [9, 8, 7, 9, 8, 7, 9, 8])
-    assert all(torch.equal(mine, other) for mine, other in zip(keys, expected, strict=True))
+def test_a_corpus_longer_than_the_context_is_no_obstacle(named, llama):
+    corpus = (CORPUS * 20)[:1100]  # the model has 512 positions
+    assert named[1].tensors(new_context(llama, corpus=corpus)).num_tokens == 12
 
 
-def test_a_prefill_of_nothing_or_of_too_much_is_refused(llama):
-    with pytest.raises(ValueError, match="needs at least one token; got none"):
-        FirstTokens().tensors(context(llama, ids=[]))
-    with pytest.raises(ValueError, match="a prefill of 513 tokens does not fit max_position_embeddings=512"):
-        FirstTokens().tensors(context(llama, num_tokens=513))
+def test_a_corpus_shorter_than_the_cartridge_is_none_either(named, llama):
+    assert named[1].tensors(new_context(llama, num_tokens=30, corpus=CORPUS[:5])).num_tokens == 30
+
+
+def test_a_cartridge_as_long_as_the_context_allows(named, llama):
+    assert named[1].tensors(new_context(llama, num_tokens=511)).num_tokens == 511
+
+
+def test_models_attention_is_its_own_again_and_may_already_be_ours(named, llama):
+    """A run calls strategies while its model reads prefixes; other callers do not."""
+    before = llama.config._attn_implementation
+    alone = named[1].tensors(new_context(llama))
+    assert llama.config._attn_implementation == before
+    with reads_prefixes(llama):
+        inside = named[1].tensors(new_context(llama))
+    assert same(alone, inside)
+
+
+def test_the_opening_stands_in_front_of_every_text(named, llama):
+    if named[0].startswith("RandomVectors"):
+        pytest.skip("draws every position")
+    tensors = named[1].tensors(new_context(llama))
+    for mine, other in zip(all_tensors(tensors), naive_prefill(llama, OPENING), strict=True):
+        torch.testing.assert_close(mine[:, :2], other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_tokens", [0, -3, 512, 5000])
+def test_a_number_of_positions_that_the_model_does_not_have_is_refused(llama, num_tokens):
+    message = rf"num_tokens={num_tokens} must lie in 1..511.*max_position_embeddings=512"
+    with pytest.raises(ValueError, match=message):
+        new_context(llama, num_tokens=num_tokens)
+
+
+def test_no_room_behind_the_opening_is_refused(llama):
+    with pytest.raises(
+        ValueError, match=r"num_tokens=2 .*init=FirstTokens.* opening of 2 tokens; choose at least 3"
+    ):
+        FirstTokens().tensors(new_context(llama, num_tokens=2))
+
+
+def test_a_context_may_be_made_of_a_model_and_ids_alone(llama):
+    bare = InitContext(model=llama, context_ids=CORPUS, num_tokens=6)
+    assert list(bare.corpus_ids) == CORPUS and list(bare.opening_ids) == []
+    assert FirstTokens().tensors(bare).num_tokens == 6
+    for strategy in (RandomTokens(), Text(text="w1"), Summary()):
+        with pytest.raises(ValueError, match=rf"init={strategy.describe()} needs the tokenizer"):
+            strategy.tensors(bare)
+
+
+def test_self_study_without_a_teacher_is_refused_by_the_strategys_name(llama):
+    with pytest.raises(ValueError, match=r"init=FirstTokens needs self-study .* no teacher"):
+        new_context(llama).conversations(4, FirstTokens())
+    taught = new_context(llama, self_study=lambda count: [[7, 8]] * count)
+    assert taught.conversations(3, FirstTokens()) == [[7, 8]] * 3
+
+
+def test_the_registry_names_every_strategy_that_the_package_has():
+    def below(cls):
+        return {cls}.union(*(below(sub) for sub in cls.__subclasses__()))
+
+    ours = {
+        cls
+        for cls in below(InitStrategy)
+        if cls.__module__.startswith("lit_cartridges.init.") and not isabstract(cls)
+    }
+    assert set(INITS.values()) == ours
+    assert all(name == cls.__name__ for name, cls in INITS.items())
+    assert len(INITS) == 9
+
+
+def test_tensors_are_cut_and_joined_by_position_and_missing_biases_are_zeros():
+    plain = InitialTensors([torch.ones(2, 3, 4)], [torch.ones(2, 3, 4)])
+    biased = InitialTensors([torch.zeros(2, 2, 4)], [torch.zeros(2, 2, 4)], [torch.full((2, 2), 5.0)])
+    both = plain.followed_by(biased)
+    assert both.num_tokens == 5 and both.keys[0][:, :, 0].tolist() == [[1, 1, 1, 0, 0]] * 2
+    assert both.biases[0].tolist() == [[0, 0, 0, 5, 5]] * 2
+    assert biased.followed_by(plain).biases[0].tolist() == [[5, 5, 0, 0, 0]] * 2
+    cut = both.positions(2, 4)
+    assert cut.biases[0].tolist() == [[0, 5]] * 2 and cut.values[0][:, :, 0].tolist() == [[1, 0]] * 2
+    assert plain.positions(0, 1).biases is None and plain.followed_by(plain).biases is None
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3_text"])
 def test_a_prefill_in_windows_is_the_prefill_at_once(name):
+    from lit_cartridges.prefill import prefill
+
     model, ids = tiny_model(name), list(range(3, 63))
     for whole, parts in zip(prefill(model, ids), prefill(model, ids, window_tokens=7), strict=True):
         for mine, other in zip(whole, parts, strict=True):
             torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
 
 
-def test_random_vectors_follow_their_seed_and_spread(llama):
-    first, same, other = (RandomVectors(std=0.5).tensors(context(llama, 400, seed=s)) for s in (1, 1, 2))
-    assert all(torch.equal(a, b) for a, b in zip(first[0] + first[1], same[0] + same[1], strict=True))
-    assert not torch.equal(first[0][0], other[0][0])
-    assert not torch.equal(first[0][0], first[0][1])
-    assert float(torch.stack(first[0] + first[1]).std()) == pytest.approx(0.5, rel=0.05)
+def test_a_prefill_of_nothing_or_of_too_much_is_refused(llama):
+    from lit_cartridges.prefill import prefill
 
-
-@pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])
-def test_random_vectors_need_a_spread(std):
-    with pytest.raises(ValueError, match=f"std={std} must be above 0"):
-        RandomVectors(std=std)
-
-
-def test_from_cartridge_takes_its_first_positions(llama, tmp_path):
-    Cartridge(*prefill(llama, IDS)).save_pretrained(tmp_path)
-    keys, values = FromCartridge(path=str(tmp_path)).tensors(context(llama))
-    expected = prefill(llama, IDS)
-    for layer in range(2):
-        assert torch.equal(keys[layer], expected[0][layer][:, :8])
-        assert torch.equal(values[layer], expected[1][layer][:, :8])
-    assert FromCartridge(path="there").describe() == "FromCartridge(there)"
-
-
-def test_from_cartridge_refuses_a_short_one_and_another_models(llama, tmp_path):
-    Cartridge(*prefill(llama, IDS[:5])).save_pretrained(tmp_path / "short")
-    with pytest.raises(
-        ValueError, match=r"init.path=.* holds 5 positions, fewer than num_tokens=8; .* at most 5"
-    ):
-        FromCartridge(path=str(tmp_path / "short")).tensors(context(llama))
-    Cartridge(*prefill(tiny_model("qwen3"), IDS)).save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="head_dim: 16 against 8"):
-        FromCartridge(path=str(tmp_path / "other")).tensors(context(llama))
+    with pytest.raises(ValueError, match="needs at least one token; got none"):
+        prefill(llama, [])
+    with pytest.raises(ValueError, match="a prefill of 513 tokens does not fit max_position_embeddings=512"):
+        prefill(llama, [5] * 513)

@@ -71,9 +71,12 @@ class Scorer:
         ids = torch.tensor(self.tokenizer.encode(text.path.read_text(), add_special_tokens=False)).numpy()
         rows = [self.score(no_context(f"{text.name} no context"), text)]
         context = InitContext(
-            model=self.model, context_ids=self.renderer.context_ids(ids), num_tokens=first_tokens
+            model=self.model,
+            context_ids=self.renderer.context_ids(ids),
+            corpus_ids=ids.tolist(),
+            num_tokens=first_tokens,
         )
-        keys, values = FirstTokens().tensors(context)
+        keys, values, _ = FirstTokens().tensors(context)
         rows.append(
             self.score(
                 System(name=f"{text.name} first {first_tokens} tokens, untrained", keys=keys, values=values),
