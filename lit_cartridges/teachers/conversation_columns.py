@@ -65,8 +65,9 @@ def decode_batch(batch: pa.RecordBatch, tokenizer: Any) -> Iterator[Conversation
     )
     for row, end in enumerate(ends):
         start = ends[row - 1] if row else 0
+        # Foreign metadata also holds lists (of tool calls) and truth values.
         kept = {
-            key: value
+            key: int(value) if isinstance(value, bool) else value
             for key, value in dict(metadata[row] or {}).items()
             if isinstance(value, (str, int, float))
         }

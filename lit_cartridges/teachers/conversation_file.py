@@ -1,4 +1,4 @@
-"""Conversations in Parquet files, in HazyResearch's schema (reference: "Files on disk").
+"""Conversations in Parquet files, in HazyResearch's schema (reference: "Files on disk"); PEFT's JSONL is read as well.
 
 Columns `messages`, `system_prompt`, `metadata`, `type`, compressed with snappy.
 """
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from lit_cartridges.teachers.conversation import Conversation
 from lit_cartridges.teachers.conversation_columns import COLUMNS, decode_batch, encode_table
+from lit_cartridges.teachers.peft_conversations import SUFFIX, read_peft_conversations
 from lit_cartridges.teachers.tokenizer_check import RecordingError, check_tokenizer
 
 _ROWS_PER_GROUP = 512
@@ -42,7 +43,7 @@ def read_conversations(path: str | Path, *, tokenizer: Any = None) -> list[Conve
     """Reads a file, or all `*.parquet` files of a folder in the order of their names.
 
     Args:
-        path: ours or a foreign file of the same schema.
+        path: ours or a foreign file of the same schema, or PEFT's .jsonl, which needs the tokenizer.
         tokenizer: when given, a recording of another tokenizer is refused, and messages recorded without token ids
             (foreign questions) are encoded with it.
 
@@ -69,7 +70,7 @@ def conversation_files(path: str | Path) -> list[Path]:
     if not files or not files[0].is_file():
         raise RecordingError(
             f"path={str(path)!r}: no recording there; give a .parquet file or a folder of them, as "
-            "`lit-cartridges synthesize` writes"
+            "`lit-cartridges synthesize` writes, or a .jsonl file of PEFT's"
         )
     return files
 
@@ -84,6 +85,9 @@ def is_readable(path: Path) -> bool:
 
 
 def _read_file(path: Path, tokenizer: Any) -> Iterator[Conversation]:
+    if path.suffix == SUFFIX:
+        yield from read_peft_conversations(path, tokenizer)
+        return
     try:
         with pq.ParquetFile(path) as file:
             missing = set(COLUMNS) - set(file.schema_arrow.names)

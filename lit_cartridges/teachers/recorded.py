@@ -22,7 +22,7 @@ class RecordedConversations:
     ) -> None:
         """
         Args:
-            path: a .parquet file, ours or HazyResearch's, or a folder of parts.
+            path: a .parquet file, ours or HazyResearch's, or a folder of parts; or PEFT's .jsonl.
             tokenizer: the run's tokenizer, here or later by `bind`.
             conversations_per_group: regroups the conversations in their order; without it the recorded groups stay,
                 and a foreign file, which has none, goes by groups of 16.

@@ -1,0 +1,45 @@
+"""Other systems' cartridge files: `FORMATS` by name, and `format_of` to tell which one a path holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lit_cartridges.cartridge_files import CartridgeFileError
+from lit_cartridges.formats.base_model import with_base_model
+from lit_cartridges.formats.cartridge_format import CartridgeFormat
+from lit_cartridges.formats.hazyresearch import HazyResearchFormat
+from lit_cartridges.formats.lit_format import LitFormat
+from lit_cartridges.formats.peft import PeftFormat
+from lit_cartridges.formats.tokasaurus import TokasaurusFormat
+
+__all__ = ["FORMATS", "CartridgeFormat", "format_of", "named_format", "with_base_model"]
+
+# In the order of asking: folders are told by the files in them, and a bare file comes last.
+FORMATS: dict[str, CartridgeFormat] = {
+    kind.name: kind() for kind in (LitFormat, PeftFormat, TokasaurusFormat, HazyResearchFormat)
+}
+
+
+def named_format(name: str) -> CartridgeFormat:
+    """The format of that name.
+
+    Raises:
+        ValueError: there is none; the message lists them.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"format {name!r} is not known; choose one of {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def format_of(path: Path) -> CartridgeFormat:
+    """The format whose files lie at ``path``.
+
+    Raises:
+        CartridgeFileError: nothing there, or nothing that a format recognises; the message says what each looks like.
+    """
+    for known in FORMATS.values():
+        if known.recognises(path):
+            return known
+    looks = "; ".join(f"{known.name}: {known.looks}" for known in FORMATS.values())
+    what = "holds no cartridge that is recognised" if path.exists() else "does not exist"
+    raise CartridgeFileError(f"{path} {what}; formats are {looks}")

@@ -1,0 +1,28 @@
+"""A path as the user gives it: here, or on the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lit_cartridges.cartridge_files import CartridgeFileError
+
+# The files of every format; a repository's other files are not downloaded.
+_FILES = ["cartridge.safetensors", "adapter_model.*", "adapter_config.json", "config.yaml", "*.pt"]
+
+
+def local_copy(name: str) -> Path:
+    """The path ``name``, or the Hub repository of that name, downloaded.
+
+    Raises:
+        CartridgeFileError: it is neither.
+    """
+    path = Path(name)
+    if path.exists() or len(path.parts) != 2 or name.startswith((".", "/", "~")):
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_FILES))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise CartridgeFileError(f"{name!r} is no path here, and the Hub has none for us: {error}") from error
