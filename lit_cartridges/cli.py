@@ -53,7 +53,7 @@ def _overview(commands: dict[str, Callable[[list[str]], Any]]) -> str:
         **TRAINER_COMMANDS,
         **{name: (c.__doc__ or "").splitlines()[0] for name, c in commands.items()},
     }
-    lines += [f"  {name:<12}{summary}" for name, summary in summaries.items()]
+    lines += [f"  {name:<15}{summary}" for name, summary in summaries.items()]
     return "\n".join([*lines, "", "recipes: lit-cartridges recipes lists those that are installed"])
 
 

@@ -11,9 +11,9 @@ TRAINER_COMMANDS = {
     "test": "The same, under Lightning's name for the final score.",
     "predict": "Losses of a trained cartridge, token by token.",
 }
-_NAMES = ("synthesize", "evaluate", "chat", "compose", "demo", "recipes")
+_NAMES = ("synthesize", "evaluate", "compare-inits", "chat", "compose", "convert", "demo", "recipes")
 
 
 def load_commands() -> dict[str, Callable[[list[str]], object]]:
     """Name -> function; each imports what it needs when it is called."""
-    return {name: import_module(f"lit_cartridges.commands.{name}").main for name in _NAMES}
+    return {name: import_module(f"lit_cartridges.commands.{name.replace('-', '_')}").main for name in _NAMES}

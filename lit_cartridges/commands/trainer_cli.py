@@ -82,10 +82,13 @@ class CartridgeCLI(LightningCLI):
         if self.subcommand == "fit" and config.get("val_check_interval") is None:
             kwargs["limit_val_batches"] = 0  # else Lightning would validate whenever training is stopped
         callbacks = config.get("callbacks") or []
-        own: list[L.Callback] = [ThroughputMonitor()]
+        # First, so that what the others do after a batch does not count as training.
+        kwargs["callbacks"] = [
+            ThroughputMonitor(),
+            *(callbacks if isinstance(callbacks, list) else [callbacks]),
+        ]
         if config.get("enable_progress_bar") is not False:
-            own.append(StepProgress())
-        kwargs["callbacks"] = [*(callbacks if isinstance(callbacks, list) else [callbacks]), *own]
+            kwargs["callbacks"].append(StepProgress())
         return super().instantiate_trainer(**kwargs)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

@@ -1,0 +1,79 @@
+"""``lit-cartridges compare-inits``: init strategies side by side."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(args: list[str]) -> None:
+    """Train a recipe from each init strategy, and compare accuracy, seconds and memory.
+
+    Each combination of strategy, compression and seed is a run of its own, asked before training and as it goes.
+    Prints a table and writes it with all figures and a plot. A comparison that was interrupted goes on by the same command.
+    """
+    from lit_cartridges.comparison import ComparisonSettings, compare
+    from lit_cartridges.comparison.strategies import split_options
+
+    default = ComparisonSettings()
+    parser = argparse.ArgumentParser(
+        prog="lit-cartridges compare-inits",
+        description=main.__doc__,
+        epilog="--options.STRATEGY.KEY VALUE sets an option of one strategy (--options.Text.path FILE, "
+        "--options.FromCartridge.path FOLDER). All other options are those of fit, for all runs: --model.learning_rate, "
+        "--data.corpus PATH, …",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config",
+        dest="recipe",
+        default=default.recipe,
+        help="a recipe of fit with a LongContextEval, whose task has the questions (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--strategies",
+        nargs="+",
+        default=list(default.strategies),
+        metavar="NAME",
+        help=f"some of {', '.join(default.strategies)} (default: all)",
+    )
+    parser.add_argument(
+        "--compressions",
+        nargs="+",
+        type=float,
+        default=list(default.compressions),
+        metavar="N",
+        help="corpus tokens per cartridge position (default: 10 40)",
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=default.seeds, help="runs of each combination (default: %(default)s)"
+    )
+    parser.add_argument("--steps", type=int, help="optimizer steps of each run (default: the recipe's)")
+    parser.add_argument(
+        "--every_n_steps",
+        type=int,
+        default=default.every_n_steps,
+        help="steps between measurements; the table shows the accuracy before training, after this many, after "
+        "four times as many, and at the end (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--other_text",
+        type=Path,
+        metavar="FILE",
+        help="what Text reads, and the corpus of the cartridges that FromCartridge starts from (one per compression, "
+        "trained from FirstTokens); for the bundled model one is made, unless given",
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=default.folder, help="for runs and results (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--processes", type=int, help="trainings at a time (default: up to two on the CPU, one elsewhere)"
+    )
+    ours, others = parser.parse_known_args(args)
+    options, fit_arguments = split_options(others)
+    try:
+        compare(ComparisonSettings(**vars(ours), options=options, fit_arguments=fit_arguments))
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
