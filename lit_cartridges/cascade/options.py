@@ -1,0 +1,50 @@
+"""The settings of a cascade as one plain object, for commands, recipes and callbacks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+from transformers import PretrainedConfig
+
+if TYPE_CHECKING:
+    from lit_cartridges.cascade.cascading_cache import CascadingCache
+
+
+@dataclass(frozen=True, kw_only=True)
+class CascadeOptions:
+    """A cascade of one size in all layers; the arguments are those of `CascadingCache`.
+
+    Args:
+        total_tokens: sinks and all sub-caches together.
+        cascades: number of sub-caches, which share what the sinks leave equally.
+        sink_tokens: tokens that never leave.
+        stride_tokens: tokens that are read at once; the model needs positions for these beside ``total_tokens``.
+        eager_fill: lose nothing until the cache is full.
+        head_reduction: "mean", "max" or "median" over the query heads of a token set.
+        shared_heads: one token set per layer rather than one per KV head.
+        ema_factor: of the scores' moving average, per query.
+    """
+
+    total_tokens: int = 1028
+    cascades: int = 4
+    sink_tokens: int = 4
+    stride_tokens: int = 512
+    eager_fill: bool = True
+    head_reduction: str = "max"
+    shared_heads: bool = False
+    ema_factor: float = 0.9999
+
+    def new_cache(self, config: PretrainedConfig) -> CascadingCache:
+        """An empty cache for the model of this config.
+
+        Raises:
+            ValueError: a size that cannot be, or positions beyond those that the model knows.
+        """
+        from lit_cartridges.cascade.cascading_cache import CascadingCache
+
+        return CascadingCache(config=config, **asdict(self))
+
+    def streaming_llm(self) -> CascadeOptions:
+        """StreamingLLM of the same total size: one sub-cache, which is a sliding window behind the sinks."""
+        return replace(self, cascades=1)

@@ -1,0 +1,156 @@
+"""A model's own rotary embedding, applied at positions of our choosing.
+
+Keys are needed un-rotated, since their positions change at every forward call. So the model's ``rotary_emb`` is made to
+answer "no rotation" for the length of a ``with`` (`Rotation.suspended`), and queries and keys are rotated here instead, by
+the very functions of the model's Python module: bit for bit what the model does, for any RoPE scaling, partial or
+interleaved rotation.
+
+That this holds is not taken on trust. `Rotation.of` runs four tokens through the model twice, rotated and not, with every
+token attending to itself alone, so that both runs have the same hidden states, and compares each layer's keys. Layers that do
+not rotate (NoPE) are noticed, and anything else is refused by name.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lit_cartridges.cascade.attention import uses_cascade_attention
+
+_TOLERANCE = 0.01  # of the largest entry of a key; a key at a wrong position is off by many times that
+_known: WeakKeyDictionary[PreTrainedModel, tuple[bool, ...]] = WeakKeyDictionary()
+
+
+class Rotation:
+    """Rotates the queries and keys of a model's layers; made by `Rotation.of`.
+
+    Raises:
+        ValueError: the model has no rotary embedding, or not where transformers' models have it.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        rotary = getattr(model.base_model, "rotary_emb", None)
+        function = getattr(sys.modules[type(model.base_model).__module__], "apply_rotary_pos_emb", None)
+        if not isinstance(rotary, nn.Module) or function is None or not model._can_set_attn_implementation():
+            raise ValueError(
+                f"{type(model).__name__} has no rotary position embedding that can be re-indexed, so it cannot read a "
+                "cascade; choose a RoPE model that uses transformers' attention interface (Llama, Qwen, Mistral, Phi, …)"
+            )
+        self._rotary: Any = rotary
+        self._function: Any = function
+        text = model.config.get_text_config()
+        self.rotated: tuple[bool, ...] = (True,) * text.num_hidden_layers
+        takes_kind = "layer_type" in inspect.signature(rotary.forward).parameters
+        self._kinds: list[str | None] = list(text.layer_types) if takes_kind else [None] * len(self.rotated)
+        self._tables: dict[str | None, tuple[Any, Tensor, Tensor]] = {}
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> Rotation:
+        """The rotation of ``model``, tried out once per model.
+
+        Raises:
+            ValueError: the positions are not rotary, or not applied as expected; the message names model and layer.
+        """
+        rotation = cls(model)
+        if model not in _known:
+            _known[model] = _try_out(model, rotation)
+        rotation.rotated = _known[model]
+        return rotation
+
+    def rotate(self, layer: int, x: Tensor, positions: Tensor, limit: int) -> Tensor:
+        """Queries or keys ``x`` [R, heads, tokens, head_dim] of a layer at ``positions`` [R or 1, tokens].
+
+        Args:
+            limit: one more than the largest position of this forward call, which some RoPE scalings depend on.
+        """
+        if not self.rotated[layer]:
+            return x
+        cos, sin = (table[positions] for table in self._table(self._kinds[layer], x, limit))
+        size = cos.shape[-1]
+        part = x[..., :size]
+        # The models' functions take queries and keys together; the keys given here have no heads.
+        done = self._function(part, part[:, :0], cos, sin)[0]
+        return done if size == x.shape[-1] else torch.cat([done, x[..., size:]], dim=-1)
+
+    def _table(self, kind: str | None, x: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [limit, rotary_dim]; kept, since while generating they are the same at every step."""
+        id_ = (limit, x.dtype, x.device)
+        if kind not in self._tables or self._tables[kind][0] != id_:
+            more = {} if kind is None else {"layer_type": kind}
+            # `forward` rather than a call, whose hooks say "no rotation" while suspended.
+            cos, sin = self._rotary.forward(x, torch.arange(limit, device=x.device)[None], **more)
+            self._tables[kind] = (id_, cos[0], sin[0])
+        return self._tables[kind][1:]
+
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Inside, the model itself neither rotates nor scales its queries and keys."""
+
+        def forget_positions(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            # Dynamic scalings grow with the largest position they are shown; the stream's has no end.
+            args = tuple(torch.zeros_like(x) if i == 1 else x for i, x in enumerate(args))
+            if "position_ids" in kwargs:
+                kwargs = kwargs | {"position_ids": torch.zeros_like(kwargs["position_ids"])}
+            return args, kwargs
+
+        def no_rotation(_: nn.Module, __: tuple, out: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            return torch.ones_like(out[0]), torch.zeros_like(out[1])
+
+        before = self._rotary.register_forward_pre_hook(forget_positions, with_kwargs=True)
+        after = self._rotary.register_forward_hook(no_rotation)
+        try:
+            yield
+        finally:
+            before.remove()
+            after.remove()
+
+
+class _Probe:
+    """Reads as if each token could see itself alone, and notes the keys."""
+
+    def __init__(self) -> None:
+        self.keys: dict[int, Tensor] = {}
+
+    def read(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
+        self.keys[layer] = key.detach()
+        return value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+
+
+@torch.no_grad()
+def _try_out(model: PreTrainedModel, rotation: Rotation) -> tuple[bool, ...]:
+    """Per layer, whether it rotates."""
+    name = type(model).__name__
+    ids = torch.zeros(1, 4, dtype=torch.long, device=model.device)
+    positions = torch.arange(4, device=model.device)[None]
+    theirs, plain = _Probe(), _Probe()
+    with uses_cascade_attention(model):
+        model.base_model(ids, position_ids=positions, use_cache=False, cascade=theirs)
+        with rotation.suspended():
+            model.base_model(ids, position_ids=positions, use_cache=False, cascade=plain)
+    rotated = []
+    for layer in range(len(rotation.rotated)):
+        if layer not in plain.keys:
+            raise ValueError(
+                f"layer {layer} of {name} has no keys and values of its own, so it cannot read a cascade; choose a model "
+                "whose every layer is one of full or sliding attention"
+            )
+        expected, key = theirs.keys[layer], plain.keys[layer]
+        ours = rotation.rotate(layer, key, positions.to(key.device), 4)
+        if float((expected - ours).abs().max()) <= _TOLERANCE * float(expected.abs().max()):
+            rotated.append(True)
+        elif torch.equal(expected, key):
+            rotated.append(False)
+        else:
+            raise ValueError(
+                f"layer {layer} of {name} does not rotate its keys as its `apply_rotary_pos_emb` does, so their positions "
+                "cannot be re-indexed and it cannot read a cascade"
+            )
+    return tuple(rotated)
