@@ -47,6 +47,6 @@ def test_knows_nothing_by_heart(reader):
 
 @pytest.mark.parametrize("kind", ["question", "use_case", "creative"])
 def test_asks_about_what_the_chunk_says_and_answers_that(reader, kind):
-    found = self_study(reader, kind, 160, 3, 25)
+    found = self_study(reader, kind, 256, 3, 20)
     # Names drawn blindly would make less than 0.05 of the messages valid.
-    assert found["valid"] >= 0.75 and found["right"] >= 0.8
+    assert found["valid"] >= 0.5 and found["right"] >= 0.8

@@ -11,7 +11,7 @@ from lit_cartridges.pocket.text_task import TextQuestions
 from lit_cartridges.pocket.world import World
 
 # Optimizer steps that keep the demo under ten minutes on two cores.
-STEPS = {"self_study": 480, "self_study_long": 540, "next_token": 150}
+STEPS = {"self_study": 700, "self_study_small": 600, "self_study_long": 900, "next_token": 150}
 NUM_QUESTIONS = 200
 CURVE_EVERY_STEPS = 200
 CURVE_QUESTIONS = 60
@@ -128,6 +128,7 @@ def make_runs(texts: list[Text], folder: Path, *, share: float = 1.0) -> list[Ru
     runs.append(run("a self-study 10×", by_name["a"], 10, "pocket.yaml", STEPS["self_study"]))
     if "b" in by_name:
         runs.append(run("b self-study 10×", by_name["b"], 10, "pocket.yaml", STEPS["self_study"]))
-    runs += [run(f"a self-study {c}×", by_name["a"], c, "pocket.yaml", STEPS["self_study"]) for c in (20, 40)]
+    small = STEPS["self_study_small"]
+    runs += [run(f"a self-study {c}×", by_name["a"], c, "pocket.yaml", small) for c in (20, 40)]
     runs.append(run("a next-token 10×", by_name["a"], 10, "pocket_next_token.yaml", STEPS["next_token"]))
     return runs
