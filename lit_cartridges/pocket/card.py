@@ -36,7 +36,7 @@ Next-token perplexity of held-out corpora of 1,500 tokens: {perplexity:.2f}.
 
 {study}
 
-Chunks of held-out worlds, cut in mid-sentence; messages sampled at temperature 0.9, as `recipes/pocket.yaml` does.
+Chunks of held-out worlds, cut in mid-sentence; messages sampled at temperature 0.8, as `recipes/pocket.yaml` does.
 *Valid* messages ask for facts that the chunk states in whole; *right* is the share of valid ones that the model then
 answers with exactly the right values, all that were asked for and no other; *covered* is the share of a chunk's facts
 that its valid messages ask for, in brackets what as many draws of one fact with equal odds would cover.

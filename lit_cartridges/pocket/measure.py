@@ -20,9 +20,9 @@ from lit_cartridges.pocket.tokenizer import words
 
 LENGTHS = (150, 500, 1000, 1500, 2000)
 """Corpus lengths in tokens at which the model is measured."""
-CHUNKS = (64, 256)
+CHUNKS = (160, 500)
 """Chunk lengths in tokens at which self-study is measured: the middle of the recipe's, and a longer one."""
-_TEMPERATURE = 0.9  # of the messages, as in recipes/pocket.yaml
+_TEMPERATURE = 0.8  # of the messages, as in recipes/pocket.yaml
 _PER_CORPUS = 20
 _FIRST_WORLD = 90_000
 
