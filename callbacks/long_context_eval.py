@@ -11,7 +11,9 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_cartridges.callbacks.periodic_eval import PeriodicEval
+from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.evals.asked import reserve_tokens
+from lit_cartridges.evals.cascade_system import STREAMS, streamed
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.result import EvalResult
 from lit_cartridges.evals.system import (
@@ -30,6 +32,8 @@ from lit_cartridges.evals.system import (
 )
 from lit_cartridges.evals.task import EvalTask
 
+_KNOWN = (CARTRIDGE, *BASELINES, *STREAMS)
+_CASCADE = CascadeOptions()
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
 
 
@@ -42,13 +46,15 @@ class LongContextEval(PeriodicEval):
     Args:
         task: the questions.
         every_n_steps: optimizer steps between measurements.
-        systems: any of "cartridge", "icl", "truncated_icl", "no_context". A baseline that does not fit the model's
+        systems: any of "cartridge", "icl", "truncated_icl", "no_context", "cascade", "streaming_llm"; the last two, which
+            need a model with rotary positions, only where they are named. A baseline that does not fit the model's
             context is left out, with a line in the log.
         num_questions: ask so many, at even distances; all by default.
         batch_size: questions answered together.
         max_new_tokens: length at which a reply is cut.
         max_context_tokens: positions that ICL may use, if fewer than the model's ``max_position_embeddings``: those
             that it was trained on, say.
+        cascade: the size of the cache of "cascade", and of "streaming_llm", which has one sub-cache in any case.
         at_start, at_end: measure before the first optimizer step, and after the last.
         name: prefix of the logged figures.
 
@@ -66,17 +72,17 @@ class LongContextEval(PeriodicEval):
         batch_size: int = 64,
         max_new_tokens: int = 64,
         max_context_tokens: int | None = None,
+        cascade: CascadeOptions = _CASCADE,
         at_start: bool = False,
         at_end: bool = True,
         name: str = "eval",
     ) -> None:
         super().__init__(name=name, every_n_steps=every_n_steps, at_start=at_start, at_end=at_end)
-        unknown = [system for system in systems if system not in (CARTRIDGE, *BASELINES)]
+        unknown = [system for system in systems if system not in _KNOWN]
         if unknown or not systems:
-            raise ValueError(
-                f"systems={list(systems)} must name some of {', '.join((CARTRIDGE, *BASELINES))}"
-            )
+            raise ValueError(f"systems={list(systems)} must name some of {', '.join(_KNOWN)}")
         self.task, self.systems, self.max_context_tokens = task, tuple(systems), max_context_tokens
+        self.cascade = cascade
         self.num_questions, self.batch_size, self.max_new_tokens = num_questions, batch_size, max_new_tokens
         self.results: dict[str, EvalResult] = {}
         self._baselines_done = False
@@ -123,6 +129,8 @@ class LongContextEval(PeriodicEval):
                 elif name == NO_CONTEXT:
                     require_room(model.config, name, 0, reserve)
                     yield no_context()
+                elif name in STREAMS:
+                    yield streamed(name, model, data.renderer, data.corpus_ids, self.cascade)
             except ContextTooLong as error:
                 _warn("LongContextEval leaves out %s", error)
 

@@ -11,7 +11,18 @@ TRAINER_COMMANDS = {
     "test": "The same, under Lightning's name for the final score.",
     "predict": "Losses of a trained cartridge, token by token.",
 }
-_NAMES = ("synthesize", "evaluate", "compare-inits", "chat", "compose", "convert", "demo", "recipes")
+_NAMES = (
+    "synthesize",
+    "evaluate",
+    "perplexity",
+    "passkey",
+    "compare-inits",
+    "chat",
+    "compose",
+    "convert",
+    "demo",
+    "recipes",
+)
 
 
 def load_commands() -> dict[str, Callable[[list[str]], object]]:

@@ -162,7 +162,8 @@ class SelfStudyDataModule(L.LightningDataModule):
             )
         synthesizer = getattr(self._source, "source", None)
         limit = getattr(module.model_config.get_text_config(), "max_position_embeddings", None)
-        if isinstance(synthesizer, Synthesizer) and limit is not None:
+        any_length = self.teacher.reads_any_length
+        if isinstance(synthesizer, Synthesizer) and limit is not None and not any_length:
             self.chunker.validate(limit, synthesizer.reserved_tokens, corpus_tokens=len(self.corpus_ids))
 
     def bind_teacher(self, model: Any) -> None:

@@ -1,7 +1,9 @@
 """Evaluation: tasks, systems under test, and the figures that compare them."""
 
+from lit_cartridges.evals.cascade_system import CascadeSystem, streamed
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.longhealth import LongHealth, LongHealthCorpus
+from lit_cartridges.evals.passkey import EnglishPasskey, PasskeyLanguage
 from lit_cartridges.evals.question_file import QuestionFile
 from lit_cartridges.evals.result import EvalResult, Reply
 from lit_cartridges.evals.system import ContextTooLong, System, icl, no_context, of_cartridge, truncated_icl
@@ -9,13 +11,16 @@ from lit_cartridges.evals.table import text_table
 from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
 
 __all__ = [
+    "CascadeSystem",
     "ContextTooLong",
+    "EnglishPasskey",
     "EvalError",
     "EvalQuestion",
     "EvalResult",
     "EvalTask",
     "LongHealth",
     "LongHealthCorpus",
+    "PasskeyLanguage",
     "QuestionFile",
     "Reply",
     "System",
@@ -23,6 +28,7 @@ __all__ = [
     "icl",
     "no_context",
     "of_cartridge",
+    "streamed",
     "text_table",
     "truncated_icl",
 ]

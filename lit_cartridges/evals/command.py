@@ -12,14 +12,15 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from lit_cartridges.cartridge import Cartridge, Fingerprint
 from lit_cartridges.cartridge_files import write_atomically
+from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.evals.asked import reserve_tokens
+from lit_cartridges.evals.cascade_system import STREAMING_LLM, STREAMS, streamed
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.result import EvalResult
 from lit_cartridges.evals.system import (
     BASELINES,
     ICL,
     NO_CONTEXT,
-    TRUNCATED_ICL,
     ContextTooLong,
     System,
     TokenIds,
@@ -36,6 +37,7 @@ from lit_cartridges.self_study.corpus import Corpus, open_corpus
 from lit_cartridges.self_study.renderer import ChatRenderer
 
 COMPOSED = "composed"
+_CASCADE = CascadeOptions()
 
 
 def evaluate_command(
@@ -43,7 +45,7 @@ def evaluate_command(
     task: EvalTask,
     cartridges: Sequence[str] = (),
     model: str | None = None,
-    corpus: str | Corpus | None = None,
+    corpus: Path | Corpus | None = None,
     systems: Sequence[str] = (),
     compose: bool = False,
     out: str | None = None,
@@ -51,6 +53,7 @@ def evaluate_command(
     batch_size: int = 64,
     max_new_tokens: int = 64,
     max_context_tokens: int | None = None,
+    cascade: CascadeOptions = _CASCADE,
     system_template: str = "{chunk}",
     enable_thinking: bool = False,
     dtype: str = "auto",
@@ -64,15 +67,17 @@ def evaluate_command(
         cartridges: folders or Hub repositories; NAME=FOLDER sets the name in the table.
         model: the frozen model by its Hub id, folder, or ``package:NAME/FOLDER``; by default the one that the first
             cartridge names.
-        corpus: the documents, which icl and truncated_icl put into the context: a path or a reader.
-        systems: baselines beside the cartridges, of "icl", "truncated_icl", "no_context".
+        corpus: the documents, which icl and truncated_icl put into the context, and which cascade and streaming_llm
+            stream through a cache of fixed size: a path or a reader.
+        systems: baselines beside the cartridges, of "icl", "truncated_icl", "no_context", "cascade", "streaming_llm".
         compose: also ask all cartridges side by side.
         out: JSON file for the figures and every reply.
         num_questions: ask so many, at even distances; all by default.
         batch_size: questions answered together.
         max_new_tokens: length at which a reply is cut.
         max_context_tokens: positions that icl and truncated_icl may use, if fewer than the model has.
-        system_template: the system message in which icl and truncated_icl show the corpus, as ``{chunk}``.
+        cascade: the size of the cache of cascade, and of streaming_llm, which has one sub-cache in any case.
+        system_template: the system message in which the baselines show the corpus, as ``{chunk}``.
         enable_thinking: let models that can think do so.
         dtype: of the model: "auto" (as in its files), "float32", "bfloat16", "float16".
         device: "auto", "cpu", "cuda", "cuda:1", …
@@ -85,14 +90,14 @@ def evaluate_command(
         ValueError: settings that do not go together, a path without a cartridge or with one for another model, a task
             without questions: all before the model is loaded.
     """
-    unknown = [system for system in systems if system not in BASELINES]
+    unknown = [system for system in systems if system not in (*BASELINES, *STREAMS)]
     if unknown:
         raise EvalError(
-            f"systems={list(systems)}: there is no {unknown[0]!r}; choose from {', '.join(BASELINES)}"
+            f"systems={list(systems)}: there is no {unknown[0]!r}; choose from {', '.join((*BASELINES, *STREAMS))}"
         )
     if not systems and not cartridges:
         raise EvalError("nothing to evaluate: give cartridges, or systems such as icl")
-    if corpus is None and (needing := [system for system in systems if system in (ICL, TRUNCATED_ICL)]):
+    if corpus is None and (needing := [system for system in systems if system != NO_CONTEXT]):
         raise EvalError(f"systems={list(systems)}: {needing[0]} needs the corpus; set corpus")
     if compose and len(cartridges) < 2:
         raise EvalError(f"compose=true needs at least 2 cartridges, got {len(cartridges)}")
@@ -104,19 +109,22 @@ def evaluate_command(
     _require_made_for(load_config(name), name, loaded)
     tokenizer = load_tokenizer(name)
     renderer = ChatRenderer(tokenizer, system_template=system_template, enable_thinking=enable_thinking)
-    documents = open_corpus(corpus) if isinstance(corpus, str) else corpus
+    documents = open_corpus(corpus) if isinstance(corpus, str | Path) else corpus
     corpus_ids: TokenIds = documents.token_ids(tokenizer) if documents is not None else []
     reserve = reserve_tokens(renderer, questions, max_new_tokens)
     if compose:
         loaded[COMPOSED] = Cartridge.compose(list(loaded.values()))
     for title, cartridge in loaded.items():
         require_room(load_config(name), title, cartridge.num_tokens, reserve)
+    for stream in set(systems) & set(STREAMS):
+        options = cascade.streaming_llm() if stream == STREAMING_LLM else cascade
+        options.new_cache(load_config(name))  # sizes that cannot be are refused here
     frozen: Any = load_model(name, dtype=dtype)
     frozen.to(_device(device))
 
     limits = {"reserve_tokens": reserve, "max_context_tokens": max_context_tokens}
     results = []
-    for system in _systems(frozen, renderer, loaded, systems, corpus_ids, limits):
+    for system in _systems(frozen, renderer, loaded, systems, corpus_ids, limits, cascade):
         results.append(
             evaluate(
                 frozen,
@@ -149,6 +157,7 @@ def _systems(
     baselines: Sequence[str],
     corpus_ids: TokenIds,
     limits: dict[str, Any],
+    cascade: CascadeOptions,
 ) -> Iterator[System]:
     """One at a time, so that one prefix is in memory."""
     for name, cartridge in cartridges.items():
@@ -157,6 +166,8 @@ def _systems(
         try:
             if name == NO_CONTEXT:
                 yield no_context()
+            elif name in STREAMS:
+                yield streamed(name, model, renderer, corpus_ids, cascade)
             else:
                 yield (icl if name == ICL else truncated_icl)(model, renderer, corpus_ids, **limits)
         except ContextTooLong as error:
@@ -168,7 +179,7 @@ def _load_cartridges(given: Sequence[str]) -> dict[str, Cartridge]:
     for text in given:
         name, equals, path = text.rpartition("=")
         name = name if equals else path
-        if name in loaded or name in (*BASELINES, COMPOSED):
+        if name in loaded or name in (*BASELINES, *STREAMS, COMPOSED):
             raise EvalError(
                 f"cartridges={list(given)}: the name {name!r} is taken; write NAME={path} with another one"
             )

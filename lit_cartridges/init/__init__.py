@@ -1,6 +1,7 @@
 """Init strategies: how a cartridge's tensors start."""
 
 from lit_cartridges.init.attention_matching import AttentionMatching
+from lit_cartridges.init.cascade_tokens import CascadeTokens
 from lit_cartridges.init.first_tokens import FirstTokens
 from lit_cartridges.init.from_cartridge import FromCartridge
 from lit_cartridges.init.important_tokens import ImportantTokens
@@ -22,6 +23,7 @@ INITS: dict[str, type[InitStrategy]] = {
         Summary,
         SampledChunks,
         ImportantTokens,
+        CascadeTokens,
         AttentionMatching,
         FromCartridge,
     )
@@ -31,6 +33,7 @@ INITS: dict[str, type[InitStrategy]] = {
 __all__ = [
     "INITS",
     "AttentionMatching",
+    "CascadeTokens",
     "FirstTokens",
     "FromCartridge",
     "ImportantTokens",

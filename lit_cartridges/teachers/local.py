@@ -2,6 +2,9 @@
 
 One prefill of the chunk is shared by all conversations about it, questions and answers alike (`reading_prefix`), and
 the top-k log-probabilities are taken from the logits while the answer is decoded, so that no second pass is needed.
+
+With a cascade, the chunk may be longer than the context, the whole corpus even: it is streamed through a cache of fixed
+size, and what that holds at the end is read as any prefill is.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from lit_cartridges.cascade import cascade_prefill
+from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.generation import generate_from_prefix
 from lit_cartridges.prefill import prefill
 from lit_cartridges.teachers.teacher import Completion, Sampling, Teacher, TeacherError
@@ -25,15 +30,19 @@ class LocalTeacher(Teacher):
 
     Args:
         max_rows: prompts decoded at once; more are done in turns.
+        cascade: the cache through which a chunk is read that exceeds the model's context together with the longest prompt
+            and reply; None refuses such a chunk. A deviation from arXiv 2406.17808: prompts and replies are read behind
+            what was kept, and displace none of it.
     """
 
-    def __init__(self, *, max_rows: int = 64) -> None:
+    def __init__(self, *, max_rows: int = 64, cascade: CascadeOptions | None = None) -> None:
         if max_rows < 1:
             raise ValueError(f"max_rows={max_rows} must be at least 1")
-        self.max_rows = max_rows
+        self.max_rows, self.cascade = max_rows, cascade
+        self.reads_any_length = cascade is not None
         self._model: PreTrainedModel | None = None
         # The context of the last call: the answers are about the same chunk as the questions before them.
-        self._context: tuple[tuple[int, ...], list[Tensor], list[Tensor]] | None = None
+        self._context: tuple[tuple[tuple[int, ...], bool], list[Tensor], list[Tensor]] | None = None
 
     def bind(self, model: Any, tokenizer: Any) -> None:
         """Take the frozen model; the tokenizer is the caller's affair."""
@@ -74,7 +83,8 @@ class LocalTeacher(Teacher):
     ) -> list[Completion]:
         model: Any = self._bound()
         longest = max(len(prompt) for prompt in prompts)
-        max_new_tokens = self._fitting_length(model, len(context_ids) + longest, sampling.max_new_tokens)
+        read_tokens = self._read_tokens(context_ids, longest + sampling.max_new_tokens)
+        max_new_tokens = self._fitting_length(model, read_tokens + longest, sampling.max_new_tokens)
         pad = self.stop_token_ids[0] if self.stop_token_ids else 0
         ids = torch.full((len(prompts), longest), pad, device=model.device)
         mask = torch.zeros_like(ids)
@@ -97,7 +107,7 @@ class LocalTeacher(Teacher):
             "logits_processor": processors,
         }
         if len(context_ids):
-            keys, values = self._prefill(context_ids)
+            keys, values = self._prefill(context_ids, streams=read_tokens < len(context_ids))
             sequences = generate_from_prefix(model, keys, values, ids, mask, **options)
         else:
             sequences = model.generate(ids, attention_mask=mask, **options)
@@ -108,21 +118,40 @@ class LocalTeacher(Teacher):
             raise TeacherError("teacher=LocalTeacher has no model yet; call bind(model, tokenizer) first")
         return self._model
 
-    def _prefill(self, context_ids: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
-        key = tuple(int(i) for i in context_ids)
+    def _read_tokens(self, context_ids: Sequence[int], needed_tokens: int) -> int:
+        """Positions that the context takes: fewer than it has tokens where it is streamed to leave those needed."""
+        limit = _positions(self._bound())
+        if self.cascade is None or limit is None or len(context_ids) + needed_tokens <= limit:
+            return len(context_ids)
+        return min(len(context_ids), self.cascade.total_tokens)
+
+    def _prefill(self, context_ids: Sequence[int], *, streams: bool) -> tuple[list[Tensor], list[Tensor]]:
+        key = (tuple(int(i) for i in context_ids), streams)
         if self._context is None or self._context[0] != key:
-            self._context = (key, *prefill(self._bound(), key))
+            self._context = (key, *(self._streamed(key[0]) if streams else prefill(self._bound(), key[0])))
         return self._context[1:]
+
+    def _streamed(self, context_ids: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
+        model = self._bound()
+        assert self.cascade is not None
+        cache = self.cascade.new_cache(model.config)
+        cascade_prefill(model, cache, torch.tensor([context_ids], device=model.device))
+        return cache.to_cartridge(model).tensors(dtype=model.dtype, device=model.device)
 
     @staticmethod
     def _fitting_length(model: PreTrainedModel, used: int, wanted: int) -> int:
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or used + wanted
+        limit = _positions(model) or used + wanted
         if used >= limit:
             raise TeacherError(
                 f"chunk and prompt take {used} tokens, and the model has max_position_embeddings={limit}; "
-                "lower the chunker's max_tokens"
+                "lower the chunker's max_tokens, or give the teacher a cascade that leaves room"
             )
         return min(wanted, limit - used)
+
+
+def _positions(model: PreTrainedModel) -> int | None:
+    limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return limit
 
 
 class _TopRecorder(LogitsProcessor):

@@ -67,9 +67,11 @@ class Teacher(ABC):
     Attributes:
         stop_token_ids: ids that end a reply; whoever knows the tokenizer (the Synthesizer) sets them where they are
             still empty.
+        reads_any_length: whether chunks beyond the model's context are no obstacle.
     """
 
     stop_token_ids: tuple[int, ...] = ()
+    reads_any_length: bool = False
 
     @abstractmethod
     def complete(

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lit_cartridges.callbacks import long_context_eval
 from lit_cartridges.callbacks.long_context_eval import LongContextEval
+from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.system import of_cartridge
 from lit_cartridges.evals.task import EvalError
@@ -97,6 +98,14 @@ def test_the_cartridge_beside_all_baselines_reaches_the_loggers(tmp_path, model,
     assert results["truncated_icl"].accuracy == results["icl"].accuracy
     values = [record["eval/cartridge/answer_log_likelihood"] for record in callback.history]
     assert len(set(values)) == 3, "the cartridge has moved"
+
+
+def test_streams_are_measured_where_they_are_named(tmp_path, model, corpus, asked):
+    size = CascadeOptions(total_tokens=36, stride_tokens=16)
+    callback = callback_of(systems=["cascade", "streaming_llm"], cascade=size, every_n_steps=5)
+    fit(tmp_path, model, corpus, callback)
+    assert asked == ["cascade", "streaming_llm"]
+    assert {r.num_kv_tokens for r in callback.results.values()} == {36}
 
 
 def test_the_last_measurement_is_of_the_cartridge_as_it_stands(tmp_path, model, corpus):

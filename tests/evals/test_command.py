@@ -8,6 +8,7 @@ import pytest
 
 from lit_cartridges import Cartridge
 from lit_cartridges.cartridge import Fingerprint, Provenance
+from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.evals import command
 from lit_cartridges.evals.command import evaluate_command
 from lit_cartridges.evals.evaluate import evaluate
@@ -90,6 +91,23 @@ def test_icl_that_does_not_fit_is_left_out_and_said_so(tmp_path, model, capsys):
     assert "left out icl: the corpus takes 602 tokens" in capsys.readouterr().out
 
 
+def test_a_corpus_beyond_the_context_is_streamed(tmp_path, model, capsys):
+    results = evaluate_command(
+        task=WordTask(),
+        model=model,
+        corpus=save_corpus(tmp_path / "long.txt", num_tokens=600),
+        systems=["icl", "cascade", "streaming_llm"],
+        cascade=CascadeOptions(total_tokens=36, cascades=4, stride_tokens=16),
+        max_new_tokens=3,
+        progress=False,
+    )
+    assert [(result.system, result.num_kv_tokens) for result in results] == [
+        ("cascade", 36),
+        ("streaming_llm", 36),
+    ]
+    assert "left out icl" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -101,10 +119,16 @@ def test_icl_that_does_not_fit_is_left_out_and_said_so(tmp_path, model, capsys):
         ({"systems": ["no_context"]}, "no cartridge names its model; set model"),
         ({"systems": ["no_context"], "task": Answered([])}, "task=Answered gives no questions"),
         ({"systems": ["icl"], "model": "m", "corpus": "nowhere.txt"}, "no such file"),
+        ({"systems": ["streaming_llm"], "model": "m"}, "streaming_llm needs the corpus; set corpus"),
+        (
+            {"systems": ["cascade"], "model": "m", "corpus": "c", "cascade": CascadeOptions(total_tokens=30)},
+            "total_tokens=30 does not leave 4 equal sub-caches",
+        ),
     ],
 )
 @pytest.mark.usefixtures("unloaded")
-def test_bad_settings(model, options, message):
+def test_bad_settings(model, corpus, options, message):
+    options = {**options, **({"corpus": corpus} if options.get("corpus") == "c" else {})}
     options = {**options, **({"model": model} if options.get("model") == "m" else {})}
     with pytest.raises(ValueError, match=message):
         evaluate_command(**({"task": WordTask(), "progress": False} | options))
@@ -132,3 +156,24 @@ def test_an_empty_corpus_is_refused(tmp_path, model, unloaded):
     (tmp_path / "empty.txt").write_text(" \n")
     with pytest.raises(ValueError, match="the corpus is empty"):
         evaluate_command(task=WordTask(), model=model, systems=["icl"], corpus=str(tmp_path / "empty.txt"))
+
+
+def test_the_command_line_takes_a_path_as_the_corpus(tmp_path, model, corpus, capsys):
+    """A parser may take the file's content for the value instead: the documented call would then name no file."""
+    from lit_cartridges.cli import main
+
+    out = tmp_path / "report.json"
+    task = ["--task=tests.evals.words.WordTask"]
+    main(
+        [
+            "evaluate",
+            *task,
+            f"--model={model}",
+            f"--corpus={corpus}",
+            "--systems=[icl]",
+            "--max_new_tokens=3",
+            "--progress=false",
+            f"--out={out}",
+        ]
+    )
+    assert json.loads(out.read_text())["results"][0]["system"] == "icl"

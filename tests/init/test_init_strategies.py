@@ -12,6 +12,7 @@ from lit_cartridges.attention import reads_prefixes
 from lit_cartridges.generation import generate
 from lit_cartridges.init import (
     INITS,
+    CascadeTokens,
     FirstTokens,
     InitContext,
     InitialTensors,
@@ -34,6 +35,7 @@ NEW = {
     "Summary": lambda: Summary(chunk_tokens=32, map_prompt="w8 w9", reduce_prompt="w7 w6"),
     "SampledChunks": lambda: SampledChunks(chunk_tokens=4),
     "SampledChunks in order": lambda: SampledChunks(chunk_tokens=4, in_order=True),
+    "CascadeTokens": CascadeTokens,
 }
 RANDOM = {
     "RandomVectors",
@@ -138,7 +140,7 @@ def test_the_registry_names_every_strategy_that_the_package_has():
     }
     assert set(INITS.values()) == ours
     assert all(name == cls.__name__ for name, cls in INITS.items())
-    assert len(INITS) == 9
+    assert len(INITS) == 10
 
 
 def test_tensors_are_cut_and_joined_by_position_and_missing_biases_are_zeros():

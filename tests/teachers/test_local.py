@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from lit_cartridges.cascade import cascade_prefill
+from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.teachers.local import LocalTeacher
 from lit_cartridges.teachers.teacher import Sampling, TeacherError
 from tests.tiny_models import VOCAB, tiny_model
@@ -101,3 +103,42 @@ def test_a_context_beyond_the_models_positions_is_refused():
 def test_an_unbound_teacher_says_so():
     with pytest.raises(TeacherError, match="no model yet"):
         LocalTeacher().complete(context_ids=[], prompts=[[1]], sampling=Sampling(), seeds=[0])
+
+
+LONG = [3 + (i * i) % 90 for i in range(700)]  # the model has 512 positions
+CASCADE = CascadeOptions(total_tokens=36, cascades=4, stride_tokens=32)
+
+
+def test_a_chunk_beyond_the_context_is_answered_from_what_a_cascade_keeps_of_it(llama):
+    """Replies are those of a plain loop behind the cascade's content, held as a cartridge."""
+    ours = teacher_of(llama, cascade=CASCADE).complete(
+        context_ids=LONG, prompts=PROMPTS, sampling=Sampling(0.0, 6), seeds=SEEDS, top_k=5, min_mass=1.0
+    )
+    cache = CASCADE.new_cache(llama.config)
+    cascade_prefill(llama, cache, torch.tensor([LONG]))
+    kept = cache.to_cartridge(llama)
+    for prompt, completion in zip(PROMPTS, ours, strict=True):
+        replies = []
+        for _ in completion.token_ids:
+            past = kept.as_cache(batch_size=1)
+            with torch.no_grad():
+                logits = llama(torch.tensor([prompt + replies]), past_key_values=past).logits[0, -1]
+            replies.append(int(logits.argmax()))
+        assert completion.token_ids.tolist() == replies
+        assert completion.top_logprobs.shape == (len(replies), 5)
+
+
+def test_a_chunk_that_fits_is_read_whole_with_or_without_a_cascade(llama):
+    options = {"context_ids": CONTEXT, "prompts": PROMPTS, "sampling": Sampling(0.0, 6), "seeds": SEEDS}
+    with_it, without = (teacher_of(llama, cascade=c).complete(**options) for c in (CASCADE, None))
+    assert [c.token_ids.tolist() for c in with_it] == [c.token_ids.tolist() for c in without]
+
+
+def test_without_a_cascade_a_chunk_beyond_the_context_is_refused(llama):
+    assert not teacher_of(llama).reads_any_length and teacher_of(llama, cascade=CASCADE).reads_any_length
+    with pytest.raises(
+        TeacherError, match="703 tokens.*max_position_embeddings=512.*give the teacher a cascade"
+    ):
+        teacher_of(llama).complete(
+            context_ids=LONG, prompts=PROMPTS[:1], sampling=Sampling(0.0, 2), seeds=[1]
+        )

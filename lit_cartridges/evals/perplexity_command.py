@@ -1,0 +1,127 @@
+"""``lit-cartridges perplexity``: streaming perplexity of documents many times the context, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lit_cartridges.cartridge_files import write_atomically
+from lit_cartridges.cascade.options import CascadeOptions
+from lit_cartridges.evals.cascade_system import CASCADE, STREAMING_LLM
+from lit_cartridges.evals.streaming import STREAMING_SYSTEMS, StreamingResult, streaming_perplexity
+from lit_cartridges.evals.system import ContextTooLong
+from lit_cartridges.evals.table import aligned
+from lit_cartridges.evals.task import EvalError
+from lit_cartridges.models import load_config, load_model, load_tokenizer
+from lit_cartridges.self_study.corpus import Corpus, open_corpus
+from lit_cartridges.self_study.renderer import ChatRenderer
+
+_CASCADE = CascadeOptions()
+
+
+def perplexity_command(
+    *,
+    model: str,
+    corpora: Sequence[Path | Corpus],
+    systems: Sequence[str] = STREAMING_SYSTEMS,
+    cascade: CascadeOptions = _CASCADE,
+    num_tokens: int | None = None,
+    max_context_tokens: int | None = None,
+    plain: bool = False,
+    out: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+) -> list[StreamingResult]:
+    """Perplexity of documents that are streamed, each from a fresh cache, every token scored once.
+
+    Args:
+        model: the frozen model by its Hub id, folder, or ``package:NAME/FOLDER``.
+        corpora: text files, folders, or readers; each of their documents is a stream of its own.
+        systems: of "cascade", "streaming_llm" (one sub-cache of the same total size), "truncated" (dense attention to as
+            many last tokens, read anew for every stride) and "dense", which is left out where a document does not fit.
+        cascade: the size of the cache, and how it scores.
+        num_tokens: cut documents after so many.
+        max_context_tokens: positions that dense may use, if fewer than the model has.
+        plain: read documents behind the tokenizer's first token alone; by default they are the system message of a chat
+            where the tokenizer has a template.
+        out: JSON file for the figures.
+        dtype: of the model: "auto" (as in its files), "float32", "bfloat16", "float16".
+        device: "auto", "cpu", "cuda", "cuda:1", …
+
+    Returns:
+        One result per system, in the given order.
+
+    Raises:
+        ValueError: settings that do not go together, or documents without text: all before the model is loaded.
+    """
+    unknown = [system for system in systems if system not in STREAMING_SYSTEMS]
+    if unknown or not systems:
+        raise EvalError(f"systems={list(systems)} must name some of {', '.join(STREAMING_SYSTEMS)}")
+    config = load_config(model)
+    for system in set(systems) & {CASCADE, STREAMING_LLM}:
+        (cascade.streaming_llm() if system == STREAMING_LLM else cascade).new_cache(config)
+    documents = _documents(corpora, load_tokenizer(model), num_tokens, plain)
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    frozen = load_model(model, dtype=dtype, device=chosen)
+    results = []
+    for system in systems:
+        try:
+            results.append(
+                streaming_perplexity(
+                    frozen, documents, system, cascade, max_context_tokens=max_context_tokens
+                )
+            )
+        except ContextTooLong as error:
+            print(f"left out {error}")
+    if results:
+        print(_table(results))
+    if out is not None:
+        content = {"model": model, "results": [result.as_dict() for result in results]}
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(out), (json.dumps(content, indent=2) + "\n").encode())
+    return results
+
+
+def _documents(
+    corpora: Sequence[Path | Corpus], tokenizer: Any, num_tokens: int | None, plain: bool
+) -> list[list[int]]:
+    """Token ids of each document behind what opens it."""
+    if plain:
+        opening = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+    else:
+        opening = ChatRenderer(tokenizer).context_ids([])
+    documents = []
+    for corpus in corpora:
+        for document in (open_corpus(corpus) if isinstance(corpus, str | Path) else corpus).documents():
+            ids = tokenizer(
+                document.text, add_special_tokens=False, split_special_tokens=True, verbose=False
+            )["input_ids"]
+            ids = (opening + [int(i) for i in ids])[:num_tokens]
+            if len(ids) > 1:
+                documents.append(ids)
+    if not documents:
+        raise EvalError(
+            f"corpora={[str(c) for c in corpora]}: there is no text to score; give some documents"
+        )
+    return documents
+
+
+def _table(results: Sequence[StreamingResult]) -> str:
+    header = ["system", "KV positions", "documents", "tokens", "nats/token", "perplexity", "tokens/s"]
+    rows = [
+        [
+            r.system,
+            f"{r.held_tokens:,}",
+            f"{r.num_documents:,}",
+            f"{r.num_tokens:,}",
+            f"{r.nats_per_token:.4f}",
+            f"{r.perplexity:.3f}",
+            f"{r.num_tokens / r.seconds:,.0f}",
+        ]
+        for r in results
+    ]
+    return aligned([header, *rows])

@@ -1,0 +1,55 @@
+"""The cascade's scripts run at tiny sizes and read their plots rightly. Nothing here depends on speed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from benchmarks import cascade_decode, cascade_prefill
+from benchmarks._plots import crossing, loglog_slope
+from tests.benchmarks.test_scripts import _keep_threads, run  # noqa: F401  the fixture is used by being here
+
+
+def test_prefill(tmp_path, capsys):
+    plot = tmp_path / "plots" / "prefill.svg"
+    results = run(cascade_prefill, tmp_path, "--plot", str(plot))["results"]
+    assert [r["part"] for r in results] == ["layer", "model"]
+    for result in results:
+        assert set(result["sides"]) == {"cascade", "dense (SDPA)"}
+        for points in result["sides"].values():
+            assert [p["tokens"] for p in points] == [32, 64, 128]
+            assert all(p["seconds"] > 0 and p["peak_bytes"] >= 0 for p in points)
+    assert "<svg" in plot.read_text()
+    printed = capsys.readouterr().out
+    assert "**One layer**" in printed and "**Whole model**" in printed and "Slope" in printed
+
+
+def test_a_side_that_would_exceed_the_budget_stops_and_is_compared_where_it_went(tmp_path):
+    (result,) = run(cascade_prefill, tmp_path, "--parts", "layer", "--budget-s", "0")["results"]
+    lengths = {name: len(points) for name, points in result["sides"].items()}
+    assert lengths == {"cascade": 1, "dense (SDPA)": 1}, "the first length is always measured"
+    assert result["readings"]["against"]["dense (SDPA)"]["longest_common_tokens"] == 32
+
+
+def test_decode_and_scores(tmp_path, capsys):
+    figures = run(cascade_decode, tmp_path)
+    assert [(r["read_tokens"], r["held_tokens"]) for r in figures["results"]] == [(64, 20), (128, 20)]
+    assert all(s > 0 for r in figures["results"] for s in r["seconds_per_token"].values())
+    assert set(figures["scores"]["seconds"]) == {"ours", "no scores (SDPA)", "second softmax"}
+    assert "tokens read before" in capsys.readouterr().out
+
+
+def test_slopes_are_exponents():
+    xs = [1024, 2048, 4096, 8192]
+    assert loglog_slope(xs, [3e-9 * x**2 for x in xs]) == pytest.approx(2)
+    assert loglog_slope(xs, [0.1 * x for x in xs]) == pytest.approx(1)
+    assert math.isnan(loglog_slope([4], [1.0]))
+
+
+def test_the_crossing_is_where_the_lines_of_the_plot_meet():
+    xs = [1024, 2048, 4096, 8192]
+    ours, theirs = [3000 * x for x in xs], [x * x for x in xs]
+    assert crossing(xs, ours, theirs) == pytest.approx(3000)
+    assert crossing(xs, theirs, ours) is None, "ours is not the smaller at the end"
+    assert crossing(xs, [x / 2 for x in theirs], theirs) is None, "ours is the smaller everywhere"
