@@ -20,12 +20,13 @@ BENCH ?= $(sort $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildca
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+DEEPSPEED := $(VENV)/.installed-deepspeed
 INSTALLED := build/installed
 
-.PHONY: help install demo test lint format typecheck bench clean
+.PHONY: help install install-deepspeed demo test test-distributed lint format typecheck bench clean
 
 help: ## list the targets and their variables
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP) ## build .venv with the package, editable, and all that its tests need
 
@@ -49,6 +50,15 @@ demo: $(STAMP) ## train and compare cartridges on the bundled model, at most 10 
 
 test: $(STAMP) ## run the tests, in parallel (PYTEST_ARGS, TEST_PROCESSES)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_PROCESSES) --dist worksteal $(PYTEST_ARGS)
+
+$(DEEPSPEED): $(STAMP)
+	$(PY) -m pip install --quiet -c $(VENV)/constraints.txt --no-build-isolation -e '.[deepspeed]'
+	@touch $@
+
+install-deepspeed: $(DEEPSPEED) ## add the deepspeed extra to .venv
+
+test-distributed: $(DEEPSPEED) ## train with two processes on the CPU, under DDP and DeepSpeed ZeRO 0 to 3 (PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -p no:xdist -m distributed tests/distributed $(PYTEST_ARGS)
 
 lint: $(STAMP) ## check style, formatting, types, and that every file gets installed
 	$(VENV)/bin/ruff check .

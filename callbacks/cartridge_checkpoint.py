@@ -4,8 +4,9 @@ In ``folder`` (the trainer's root folder by default):
     checkpoints/last.ckpt, checkpoints/best.ckpt   to go on from; frozen weights are not in them
     cartridge/, cartridge-best/                    to load with `Cartridge.from_pretrained`
 
-Checkpoints are taken between optimizer steps only. The first Ctrl-C lets the current step finish and saves; a second
-one stops at once, and the last checkpoint stands.
+Checkpoints are taken between optimizer steps only. The first Ctrl-C or SIGTERM (which a cluster sends before it takes
+a node away) lets the current step finish and saves; a second Ctrl-C stops at once, and the last checkpoint stands.
+Several processes decide together whether to save and whether to stop, whichever of them was told.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
 
 from lit_cartridges.data.batch import PackedBatch
 
@@ -33,6 +35,9 @@ class CartridgeCheckpoint(Checkpoint):
         monitor: logged figure that decides which checkpoint is the best.
         mode: "min" or "max" of it.
         folder: the run's folder; by default the trainer's ``default_root_dir``.
+
+    Attributes:
+        terminated: SIGTERM, to any of the processes, has stopped the run.
     """
 
     def __init__(
@@ -52,8 +57,8 @@ class CartridgeCheckpoint(Checkpoint):
         self.folder = Path(folder) if folder else None
         self.best: float | None = None
         self._saved_step = -1
-        self._interrupted = False
-        self._handler: Any = None
+        self._interrupted = self.terminated = False
+        self._handlers: dict[signal.Signals, Any] = {}
 
     @property
     def state_key(self) -> str:
@@ -65,10 +70,10 @@ class CartridgeCheckpoint(Checkpoint):
         self.folder = self.folder or Path(trainer.default_root_dir)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take over Ctrl-C for as long as training lasts."""
+        """Take over Ctrl-C and SIGTERM for as long as training lasts."""
         self._saved_step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
-            self._handler = signal.signal(signal.SIGINT, self._interrupt)
+            self._handlers = {s: signal.signal(s, self._interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def on_train_batch_end(
         self,
@@ -81,7 +86,10 @@ class CartridgeCheckpoint(Checkpoint):
         """Save where a checkpoint is due."""
         if batch.stream_state is None or trainer.global_step == self._saved_step:
             return
+        told = trainer.strategy.reduce_boolean_decision
+        self._interrupted = told(self._interrupted, all=False)
         if self._interrupted:
+            self.terminated = told(self.terminated, all=False)
             trainer.should_stop = True
             self._save(trainer, pl_module)
         elif trainer.global_step % self.every_n_steps == 0:
@@ -115,7 +123,8 @@ class CartridgeCheckpoint(Checkpoint):
         assert self.folder is not None
         self._saved_step = trainer.global_step
         figure = trainer.callback_metrics.get(self.monitor)
-        value = None if figure is None else float(figure)
+        # Each process has logged its own share: were they not to agree, one would write alone and wait for ever.
+        value = None if figure is None else _mean_over_processes(trainer, figure)
         is_best = value is not None and (
             self.best is None or (value < self.best if self.mode == "min" else value > self.best)
         )
@@ -138,13 +147,21 @@ class CartridgeCheckpoint(Checkpoint):
             pl_module.cartridge.save_pretrained(self.folder / cartridge)
 
     def _interrupt(self, signum: int, frame: Any) -> None:
-        if self._interrupted:
+        if self._interrupted and signum == signal.SIGINT:
             self._release()
             raise KeyboardInterrupt
-        self._interrupted = True
-        _log.warning("Ctrl-C: finishing this optimizer step and saving; press again to stop at once")
+        self._interrupted, self.terminated = True, signum == signal.SIGTERM
+        name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+        _log.warning(
+            "%s: finishing this optimizer step and saving; press Ctrl-C (again) to stop at once", name
+        )
 
     def _release(self) -> None:
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
-            self._handler = None
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+
+
+def _mean_over_processes(trainer: L.Trainer, figure: Tensor) -> float:
+    mean: Any = trainer.strategy.reduce(figure.detach().clone().float(), reduce_op="mean")
+    return float(mean)

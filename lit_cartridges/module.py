@@ -9,10 +9,9 @@ every process runs the same collective operations in every step.
 
 from __future__ import annotations
 
-import math
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import lightning as L
@@ -26,9 +25,11 @@ from lit_cartridges.data.batch import PackedBatch
 from lit_cartridges.init import FirstTokens, InitStrategy
 from lit_cartridges.init.init_cost import InitCost, measured_init
 from lit_cartridges.losses import LanguageHead, Objective, TopKDistillation, chunked_loss
-from lit_cartridges.models import load_config, load_model, load_tokenizer
+from lit_cartridges.models import load_config, load_tokenizer
 from lit_cartridges.new_cartridge import init_context, new_cartridge
 from lit_cartridges.recomputing import recomputes_layers
+from lit_cartridges.run_progress import learning_rate_share, recount_batches
+from lit_cartridges.strategies.frozen_models import in_step, load_frozen_model
 from lit_cartridges.teachers.tokenizer_check import tokenizer_fingerprint
 
 
@@ -129,9 +130,12 @@ class LitCartridge(L.LightningModule):
     def configure_model(self) -> None:
         """Load the frozen models and start the cartridge, if that is still to be done, and attach both."""
         if self.student is None:
-            self.student = load_model(self.model_name, dtype=self.dtype_name, device=self.device)
+            load = partial(
+                load_frozen_model, self.trainer.strategy, dtype=self.dtype_name, device=self.device
+            )
+            self.student = load(self.model_name)
             if self.teacher_name is not None:
-                self.teacher = load_model(self.teacher_name, dtype=self.dtype_name, device=self.device)
+                self.teacher = load(self.teacher_name)
             self.head = LanguageHead(self.student)
             self.teacher_head = LanguageHead(self.frozen_teacher)
         for frozen in {self.student, self.frozen_teacher}:
@@ -143,7 +147,7 @@ class LitCartridge(L.LightningModule):
             context = init_context(
                 data, self.student, num_tokens=self.num_tokens, seed=self.seed, progress=self._shows_progress
             )
-            with measured_init(self.student.device) as self.init_cost:
+            with in_step(self.trainer.strategy), measured_init(self.student.device) as self.init_cost:
                 self.cartridge = new_cartridge(
                     self.init,
                     context,
@@ -232,7 +236,8 @@ class LitCartridge(L.LightningModule):
         """Log the norm of the cartridge's gradient, before clipping."""
         if self._logs_this_step():
             grads = [p.grad for p in self.parameters() if p.grad is not None]
-            self.log("train/grad_norm", torch.nn.utils.get_total_norm(grads))
+            if grads:  # a strategy that shards them logs their norm itself
+                self.log("train/grad_norm", torch.nn.utils.get_total_norm(grads))
 
     def _logs_this_step(self) -> bool:
         trainer: Any = self.trainer
@@ -303,7 +308,7 @@ class LitCartridge(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model or corpus."""
+        """Refuse a checkpoint of another model or corpus; count batches as this run's processes will."""
         assert self.cartridge is not None
         for name, theirs in checkpoint.get("cartridge", {}).items():
             mine = getattr(self.cartridge if name.startswith("num_") else self.cartridge.provenance, name)
@@ -312,6 +317,7 @@ class LitCartridge(L.LightningModule):
                     f"the checkpoint was made with {name}={theirs!r}, and this run has {mine!r}; give the settings "
                     "that it was made with, or start anew: another trainer.default_root_dir, or --resume never"
                 )
+        recount_batches(checkpoint, checkpoint["global_step"] * self.trainer.accumulate_grad_batches)
 
     def teardown(self, stage: str) -> None:
         """Give the models their own attention back."""
@@ -326,11 +332,3 @@ class LitCartridge(L.LightningModule):
             return value
         total: Any = self.all_gather(torch.tensor(value, device=self.device))
         return float(total.sum())
-
-
-def learning_rate_share(step: int, steps: int, warmup: int, final: float) -> float:
-    """Share of the learning rate at optimizer step ``step`` of ``steps``: linear up, then half a cosine to ``final``."""
-    if step < warmup:
-        return (step + 1) / warmup
-    done = min(1.0, (step - warmup) / max(1, steps - warmup))
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))

@@ -26,10 +26,14 @@ def recomputes_layers(model: PreTrainedModel) -> Iterator[None]:
         raise ValueError(
             f"gradient_checkpointing=true: {type(model).__name__} has no layers to recompute; set it to false"
         )
+    # A layer may have a forward call of its own already, such as one that gathers its weights first.
+    own = [layer.__dict__.get("forward") for layer in layers]
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     try:
         yield
     finally:
-        for layer in layers:
+        for layer, forward in zip(layers, own, strict=True):
             del layer.forward
+            if forward is not None:
+                layer.forward = forward

@@ -175,7 +175,7 @@ def test_a_setting_that_cannot_work_fails_before_the_model_is_loaded(
         raise AssertionError("the model was loaded")
 
     if setting != "data.tokens_per_batch":  # checked where the stream begins
-        monkeypatch.setattr("lit_cartridges.module.load_model", loaded)
+        monkeypatch.setattr("lit_cartridges.module.load_frozen_model", loaded)
     with pytest.raises(SystemExit) as end:
         main(command("fit", options | {setting: value}))
     assert end.value.code == 2

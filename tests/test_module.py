@@ -404,7 +404,7 @@ def test_settings_that_only_the_config_can_judge_fail_before_the_model_loads(
     tmp_path, model, corpus, monkeypatch
 ):
     monkeypatch.setattr(
-        "lit_cartridges.module.load_model", lambda *_, **__: pytest.fail("the model was loaded")
+        "lit_cartridges.module.load_frozen_model", lambda *_, **__: pytest.fail("the model was loaded")
     )
 
     def refused(module, data, message, **options):

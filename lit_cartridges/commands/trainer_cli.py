@@ -6,6 +6,7 @@ A run's folder (``trainer.default_root_dir``) holds ``config.yaml``, ``checkpoin
 
 from __future__ import annotations
 
+import signal
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,11 @@ class CartridgeCLI(LightningCLI):
         if config.get("enable_progress_bar") is not False:
             kwargs["callbacks"].append(StepProgress())
         return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """End with status 143 where SIGTERM stopped the run before its end, so that a cluster's script starts it again."""
+        if any(getattr(callback, "terminated", False) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise SystemExit(128 + signal.SIGTERM)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)

@@ -6,6 +6,7 @@ module lends its tokenizer, and its frozen model as the teacher, once that is lo
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from lit_cartridges.self_study.corpus import Corpus, open_corpus
 from lit_cartridges.self_study.recording import Recording
 from lit_cartridges.self_study.renderer import ChatRenderer
 from lit_cartridges.self_study.synthesizer import Synthesizer
+from lit_cartridges.strategies.frozen_models import in_step
 from lit_cartridges.teachers.conversation import Conversation
 from lit_cartridges.teachers.local import LocalTeacher
 from lit_cartridges.teachers.recorded import RecordedConversations
@@ -173,11 +175,7 @@ class SelfStudyDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[PackedBatch]:
         """The stream from where it stands; batches come packed, so the loader only passes them on."""
         trainer: Any = self.trainer
-        num_shards = self.num_shards or trainer.world_size
-        if num_shards % trainer.world_size:
-            raise ValueError(
-                f"num_shards={num_shards} must be a multiple of the {trainer.world_size} processes that share the stream"
-            )
+        num_shards = self._stream_shards(trainer.world_size)
         stream = ExampleStream(
             self._source,
             tokens_per_batch=self.tokens_per_batch,
@@ -189,13 +187,32 @@ class SelfStudyDataModule(L.LightningDataModule):
             batches_per_step=trainer.accumulate_grad_batches,
             start=self.stream_state,
             threaded=not isinstance(self.teacher, LocalTeacher),
+            in_step=partial(in_step, trainer.strategy),
         )
         return DataLoader(stream, batch_size=None, num_workers=0)
+
+    def _stream_shards(self, processes: int) -> int:
+        """As many as a checkpoint has, else as are set, else one per process."""
+        held = len(self.stream_state.places)
+        num_shards = held or self.num_shards or processes
+        if self.num_shards not in (None, num_shards):
+            raise ValueError(
+                f"num_shards={self.num_shards}, and the checkpoint's stream was dealt into {held}; leave it out, or "
+                f"set {held}"
+            )
+        if num_shards % processes:
+            raise ValueError(
+                f"num_shards={num_shards} must be a multiple of the {processes} processes that share the stream"
+                + (f"; this checkpoint goes on with as many as divide {held}" if held else "")
+                + ". For a run that may change their number, set num_shards to a multiple of all that it may have"
+            )
+        return num_shards
 
     def val_dataloader(self) -> DataLoader[PackedBatch]:
         """Held-out conversations, the same ones at every call."""
         source = self._validation_source()
-        examples = [e for group in range(self.validation_groups) for e in source.examples(group)]
+        with in_step(self.trainer.strategy):  # type: ignore[union-attr]
+            examples = [e for group in range(self.validation_groups) for e in source.examples(group)]
         return DataLoader(packed(examples, self.tokens_per_batch), batch_size=None)  # type: ignore[arg-type]
 
     def test_dataloader(self) -> DataLoader[PackedBatch]:

@@ -10,8 +10,9 @@ State of one shard = (round, place in the round's order): a `StreamState` holds 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,6 +60,7 @@ class ExampleStream(IterableDataset[PackedBatch]):
         batches_per_step: micro-batches of an optimizer step; they learn of each other's number of targets.
         start: where to go on; None for the beginning.
         threaded: make the next round in a thread while this one trains, for teachers that live elsewhere.
+        in_step: what to be in while a batch is fetched, which may generate more or less than on other processes.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class ExampleStream(IterableDataset[PackedBatch]):
         batches_per_step: int = 1,
         start: StreamState | None = None,
         threaded: bool = False,
+        in_step: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         for name, value in (
             ("groups_per_round", groups_per_round),
@@ -89,7 +92,7 @@ class ExampleStream(IterableDataset[PackedBatch]):
         self.source, self.tokens_per_batch = source, tokens_per_batch
         self.groups_per_round, self.uses, self.seed = groups_per_round, uses, seed
         self.num_shards, self.shards, self.batches_per_step = num_shards, shards, batches_per_step
-        self.start, self.threaded = start or StreamState({}), threaded
+        self.start, self.threaded, self.in_step = start or StreamState({}), threaded, in_step
         self.counts: dict[str, float] = {"cut_conversations": 0, "cut_answer_tokens": 0}
 
     def __iter__(self) -> Iterator[PackedBatch]:
@@ -100,7 +103,8 @@ class ExampleStream(IterableDataset[PackedBatch]):
             window: list[PackedBatch] = []
             for _ in range(self.batches_per_step):
                 shard = self.shards[turn % len(self.shards)]
-                batch, places[shard] = next(shards[shard])
+                with self.in_step():
+                    batch, places[shard] = next(shards[shard])
                 window.append(batch)
                 turn += 1
             answers = sum(len(batch.target_rows) for batch in window)

@@ -93,7 +93,7 @@ def test_settings_are_judged_before_a_model_is_loaded(
     tmp_path, model, corpus, monkeypatch, options, objective, message
 ):
     monkeypatch.setattr(
-        "lit_cartridges.module.load_model", lambda *_, **__: pytest.fail("the model was loaded")
+        "lit_cartridges.module.load_frozen_model", lambda *_, **__: pytest.fail("the model was loaded")
     )
     options = dict(options)
     if options.pop("long", False):
@@ -112,7 +112,9 @@ def test_shards_must_be_a_multiple_of_the_processes(tmp_path, model, corpus):
     data = set_up(
         tmp_path, model, new_data(corpus, num_shards=3, recorded=save_recording(tmp_path / "r.parquet"))
     )
-    monkey = type("Two", (), {"world_size": 2, "global_rank": 0, "accumulate_grad_batches": 1})()
+    monkey = type(
+        "Two", (), {"world_size": 2, "global_rank": 0, "accumulate_grad_batches": 1, "strategy": None}
+    )()
     data.trainer = monkey
     with pytest.raises(ValueError, match="num_shards=3 must be a multiple of the 2 processes"):
         data.train_dataloader()

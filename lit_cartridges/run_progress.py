@@ -1,0 +1,26 @@
+"""Where a run stands: the learning rate of an optimizer step, and a checkpoint's count of batches."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def learning_rate_share(step: int, steps: int, warmup: int, final: float) -> float:
+    """Share of the learning rate at optimizer step ``step`` of ``steps``: linear up, then half a cosine to ``final``."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def recount_batches(checkpoint: dict[str, Any], batches: int) -> None:
+    """Let a checkpoint's loops have taken ``batches`` micro-batches, as many as its optimizer steps are for this run.
+
+    A run on another number of processes may take another number of micro-batches a step, and Lightning steps wherever
+    the count is a multiple of that. Checkpoints are saved between optimizer steps.
+    """
+    for progress in checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"].values():
+        if isinstance(progress, dict):
+            shift = batches - progress["ready"]
+            progress.update({name: count + shift for name, count in progress.items()})

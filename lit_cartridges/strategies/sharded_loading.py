@@ -1,0 +1,157 @@
+"""Loads a frozen model shard by shard: no process ever holds more of it than its share and one layer.
+
+Data flow: config → model on the meta device → the files' tensors, one layer at a time → `shard`. Every process reads
+every layer from the files, which are mapped into memory and so read from disk once a machine.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
+from lit_cartridges.models import load_config, resolve
+from lit_cartridges.strategies.sharded_weights import shard, sharded_modules
+
+_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+
+
+def load_sharded(name: str, *, dtype: str, device: torch.device, config: dict[str, Any]) -> PreTrainedModel:
+    """The model as `lit_cartridges.models.load_model` gives it, its layers sharded over all processes.
+
+    Args:
+        dtype: "auto" (that of its config), "float32", "bfloat16" or "float16".
+        device: where layers run.
+        config: DeepSpeed's, of stage 3.
+
+    Raises:
+        ValueError: the model has no safetensors files, or they lack some of its weights.
+    """
+    model_config = load_config(name)
+    wanted: Any = (model_config.dtype or torch.float32) if dtype == "auto" else getattr(torch, dtype)
+    folder = _folder(name)
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(model_config, dtype=wanted)
+    model.eval().requires_grad_(False)
+    _make_buffers(model, device)
+    model.tie_weights()
+    waiting = sharded_modules(model)
+    for tensors in _layers(model, folder):
+        _place(model, tensors, wanted, device)
+        waiting = [module for module in waiting if not _sharded(module, config)]
+    model.tie_weights()
+    missing = [key for key, x in (*model.named_parameters(), *model.named_buffers()) if x.is_meta]
+    if missing:
+        raise ValueError(
+            f"model={name!r}: its files lack {', '.join(missing[:5])}, {len(missing)} tensors in all"
+        )
+    model.config._name_or_path = name
+    if (folder / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(str(folder))
+    return model
+
+
+def _folder(name: str) -> Path:
+    place = resolve(name)
+    if not Path(place).is_dir():
+        place = snapshot_download(place, allow_patterns=["*.json", "*.safetensors"])
+    folder = Path(place)
+    if not (folder / _INDEX).exists() and not (folder / _SINGLE).exists():
+        raise ValueError(
+            f"model={name!r} has no {_SINGLE}: only safetensors files can be loaded shard by shard; convert it by "
+            "loading it once and calling save_pretrained"
+        )
+    return folder
+
+
+def _make_buffers(model: Any, device: torch.device) -> None:
+    """Give the buffers that no file holds (rotary frequencies, embedding scales) their values."""
+    for module in model.modules():
+        names = [name for name, x in module._buffers.items() if x is not None and x.is_meta]
+        for name in names:
+            module._buffers[name] = torch.zeros_like(module._buffers[name], device=device)
+        if names:
+            model._init_weights(module)
+
+
+def _layers(model: Any, folder: Path) -> Iterator[dict[str, Tensor]]:
+    """The tensors of the files under the model's names, the keys of one layer at a time."""
+    if (folder / _INDEX).exists():
+        file_of = json.loads((folder / _INDEX).read_text())["weight_map"]
+    else:
+        with safe_open(str(folder / _SINGLE), framework="pt") as file:
+            file_of = dict.fromkeys(file.keys(), _SINGLE)
+    with ExitStack() as stack:
+        opened: dict[str, Any] = {}
+        for _, keys in groupby(sorted(file_of, key=_layer_of), key=_layer_of):
+            tensors = {}
+            for key in keys:
+                file_name = file_of[key]
+                if file_name not in opened:
+                    opened[file_name] = stack.enter_context(
+                        safe_open(str(folder / file_name), framework="pt")
+                    )
+                tensors[key] = opened[file_name].get_tensor(key)
+            yield from _converted(model, tensors)
+
+
+def _layer_of(key: str) -> tuple[str, int]:
+    """What a key has in common with the others of its layer."""
+    found = re.match(r"(.*?)\.(\d+)\.", key)
+    return (found[1], int(found[2])) if found else ("", -1)
+
+
+def _converted(model: Any, tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Renamed and merged (a layer's experts, say) as transformers does when it loads such files."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.integrations.deepspeed import _apply_weight_conversions_to_state_dict
+
+    mapping = get_model_conversion_mapping(model)
+    if not mapping:
+        yield tensors
+        return
+    converted = _apply_weight_conversions_to_state_dict(model, tensors, mapping)
+    yield from [converted] if isinstance(converted, dict) else converted
+
+
+def _place(model: Any, tensors: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> None:
+    for key, tensor in tensors.items():
+        if not _has(model, key):
+            key = f"{model.base_model_prefix}.{key}"
+        if not _has(model, key):
+            continue
+        path, _, name = key.rpartition(".")
+        module = model.get_submodule(path)
+        # A copy, since the tensor is a window on a mapped file.
+        value = tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
+        if name in module._parameters:
+            module._parameters[name] = nn.Parameter(value, requires_grad=False)
+        else:
+            module._buffers[name] = value
+
+
+def _has(model: Any, key: str) -> bool:
+    path, _, name = key.rpartition(".")
+    try:
+        module = model.get_submodule(path)
+    except AttributeError:
+        return False
+    return name in module._parameters or name in module._buffers
+
+
+def _sharded(module: nn.Module, config: dict[str, Any]) -> bool:
+    """Shard the module if it is complete."""
+    if any(parameter.is_meta for parameter in module.parameters()):
+        return False
+    shard(module, config)
+    return True

@@ -1,0 +1,25 @@
+"""Tiers of their own: they start several processes, a cluster or servers, and some need extra packages."""
+
+from __future__ import annotations
+
+import pytest
+
+TIERS = {
+    "distributed": "two gloo processes on the CPU, under DDP and DeepSpeed; `make test-distributed` runs these",
+    "slurm": "a SLURM cluster of two nodes on this machine; `make test-slurm` runs these",
+    "vllm": "vLLM servers on the CPU; `make test-vllm` runs these",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, what in TIERS.items():
+        config.addinivalue_line("markers", f"{name}: {what}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A tier runs only where -m names it."""
+    wanted = config.option.markexpr or ""
+    left_out = [i for i in items if any(i.get_closest_marker(t) and t not in wanted for t in TIERS)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
