@@ -21,6 +21,7 @@ OPTIONS = {
     "SampledChunks": {"chunk_tokens": 32, "in_order": True},
     "ImportantTokens": {"queries": "corpus", "per": "layer"},
     "AttentionMatching": {"select": "omp", "bias": False},
+    "CascadeTokens": {},
     "FromCartridge": {"path": "runs/other/cartridge"},
 }
 
