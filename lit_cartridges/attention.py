@@ -22,7 +22,7 @@ does not know (score soft-capping, learned sinks).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -123,6 +123,15 @@ def _rows_part(query: Tensor, key: Tensor, padding: Tensor | None, window: int |
     return RowsPart(causal=False, mask=additive_mask(hidden, query.dtype))
 
 
+def refuse_extras(module: nn.Module, options: Mapping[str, Any]) -> None:
+    """Raise ValueError when a layer's attention is given what no attention function of ours knows."""
+    extras = [name for name in _UNKNOWN_EXTRAS if options.get(name) is not None]
+    if extras:
+        raise ValueError(
+            f"{type(module).__name__} uses {', '.join(extras)} in its attention, which neither cartridges nor cascades know"
+        )
+
+
 def prefix_attention(
     module: nn.Module,
     query: Tensor,
@@ -145,11 +154,7 @@ def prefix_attention(
     Returns:
         Output [batch, tokens, heads, head_dim] and None (no attention weights).
     """
-    extras = [name for name in _UNKNOWN_EXTRAS if kwargs.get(name) is not None]
-    if extras:
-        raise ValueError(
-            f"{type(module).__name__} uses {', '.join(extras)} in its attention, which cartridges do not know"
-        )
+    refuse_extras(module, kwargs)
     if attention_mask is not None and attention_mask.ndim != 2:
         raise ValueError(
             f"attention_mask has shape {tuple(attention_mask.shape)}; a model that reads a cartridge takes a "
@@ -194,18 +199,25 @@ def require_readable(model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def reads_prefixes(model: PreTrainedModel) -> Iterator[None]:
-    """Let ``model`` take the keyword ``reading`` in its forward call; its own attention function returns afterwards."""
+def attends_by(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """The attention function registered as ``name`` inside, the model's own afterwards."""
     before = model.config._attn_implementation
-    if before == NAME:
-        yield
-        return
-    require_readable(model)
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(name)
     try:
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+@contextmanager
+def reads_prefixes(model: PreTrainedModel) -> Iterator[None]:
+    """Let ``model`` take the keyword ``reading`` in its forward call; its own attention function returns afterwards."""
+    if model.config._attn_implementation == NAME:
+        yield
+        return
+    require_readable(model)
+    with attends_by(model, NAME):
+        yield
 
 
 @contextmanager

@@ -40,6 +40,19 @@ def prefixed_cache(num_layers: int, prefix_tokens: int) -> Cache:
     return Cache(layers=[PrefixedLayer(prefix_tokens) for _ in range(num_layers)])
 
 
+def left_padded(
+    sequences: Sequence[Sequence[int]], pad: int, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Token ids [sequences, tokens] with ``pad`` in front of the shorter ones, and a mask that is 0 there."""
+    width = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), width), pad)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, width - len(sequence) :] = torch.as_tensor(list(sequence))
+        mask[row, width - len(sequence) :] = 1
+    return ids.to(device), mask.to(device)
+
+
 @torch.no_grad()
 def generate(
     model: Any,

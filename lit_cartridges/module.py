@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from lit_cartridges.attention import Reading, reads_prefixes
+from lit_cartridges.attention import reads_prefixes
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.data.batch import PackedBatch
 from lit_cartridges.init import FirstTokens, InitStrategy
@@ -27,8 +27,9 @@ from lit_cartridges.init.init_cost import InitCost, measured_init
 from lit_cartridges.losses import LanguageHead, Objective, TopKDistillation, chunked_loss
 from lit_cartridges.models import load_config, load_tokenizer
 from lit_cartridges.new_cartridge import init_context, new_cartridge
+from lit_cartridges.packed_forward import student_hidden, teacher_hidden
 from lit_cartridges.recomputing import recomputes_layers
-from lit_cartridges.run_progress import learning_rate_share, recount_batches
+from lit_cartridges.run_progress import recount_batches, warm_up_and_cosine
 from lit_cartridges.strategies.frozen_models import in_step, load_frozen_model
 from lit_cartridges.teachers.tokenizer_check import tokenizer_fingerprint
 
@@ -166,26 +167,14 @@ class LitCartridge(L.LightningModule):
     def forward(self, batch: PackedBatch) -> Tensor:
         """Final hidden states [answers, width] of the student at the places that predict answer tokens."""
         assert self.cartridge is not None and self.student is not None
-        keys, values = self.cartridge.tensors(dtype=self.student.dtype)
-        positions = batch.position_ids + self.cartridge.num_tokens
-        reading = Reading(
-            keys=keys,
-            values=values,
-            biases=self.cartridge.biases(),
-            position_ids=positions,
-            lengths=batch.lengths,
-        )
         with recomputes_layers(self.student) if self.gradient_checkpointing else nullcontext():
-            hidden = self.student.base_model(
-                batch.input_ids, position_ids=positions, use_cache=False, reading=reading
-            ).last_hidden_state
-        return hidden[0, batch.target_rows]
+            return student_hidden(self.student, self.cartridge, batch)
 
     def losses(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Sum of the objective over the batch's answer tokens, and per token [answers] objective and NLL, in nats."""
         targets = batch.targets
         if self.objective.needs_teacher_hidden:
-            targets = replace(targets, teacher_hidden=self.teacher_hidden(batch))
+            targets = replace(targets, teacher_hidden=teacher_hidden(self.frozen_teacher, batch))
         return chunked_loss(
             self(batch),
             targets,
@@ -194,24 +183,6 @@ class LitCartridge(L.LightningModule):
             teacher_head=self.teacher_head,
             chunk_tokens=self.loss_chunk_tokens,
         )
-
-    @torch.no_grad()
-    def teacher_hidden(self, batch: PackedBatch) -> Tensor:
-        """The teacher's final hidden states [answers, width], chunk in context, packed as the batch is."""
-        pieces = batch.input_ids[0].split(batch.lengths)
-        contexts = [torch.tensor(ids, dtype=torch.long, device=self.device) for ids in batch.contexts]
-        sequences = [torch.cat(pair) for pair in zip(contexts, pieces, strict=True)]
-        lengths = tuple(len(sequence) for sequence in sequences)
-        # A target's place moves by all contexts up to and including its own sequence's.
-        shift = torch.tensor([len(c) for c in contexts], device=self.device).cumsum(0)
-        reading = Reading(lengths=lengths)
-        hidden = self.frozen_teacher.base_model(
-            torch.cat(sequences)[None],
-            position_ids=torch.cat([torch.arange(n, device=self.device) for n in lengths])[None],
-            use_cache=False,
-            reading=reading,
-        ).last_hidden_state
-        return hidden[0, batch.target_rows + shift[batch.label_rows]]
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
         """Loss of one micro-batch, weighted so that a step averages over all its answer tokens on all processes."""
@@ -277,10 +248,7 @@ class LitCartridge(L.LightningModule):
         assert self.cartridge is not None
         optimizer = torch.optim.Adam(self.cartridge.parameters(), lr=self.learning_rate, betas=self.betas)
         steps = int(self.trainer.estimated_stepping_batches)
-        warmup = min(self.warmup_steps, steps // 10)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_share(step, steps, warmup, self.final_lr_share)
-        )
+        schedule = warm_up_and_cosine(optimizer, steps, self.warmup_steps, self.final_lr_share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]

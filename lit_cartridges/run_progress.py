@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
 
 def learning_rate_share(step: int, steps: int, warmup: int, final: float) -> float:
     """Share of the learning rate at optimizer step ``step`` of ``steps``: linear up, then half a cosine to ``final``."""
@@ -12,6 +15,12 @@ def learning_rate_share(step: int, steps: int, warmup: int, final: float) -> flo
         return (step + 1) / warmup
     done = min(1.0, (step - warmup) / max(1, steps - warmup))
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def warm_up_and_cosine(optimizer: Optimizer, steps: int, warmup_steps: int, final: float) -> LambdaLR:
+    """`learning_rate_share` as a schedule over ``steps``; the warm-up takes a tenth of them at the most."""
+    warmup = min(warmup_steps, steps // 10)
+    return LambdaLR(optimizer, lambda step: learning_rate_share(step, steps, warmup, final))
 
 
 def recount_batches(checkpoint: dict[str, Any], batches: int) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.tiny_models import ARCHITECTURES, tiny_model
+from tests.tiny_run import save_corpus, save_model, save_recording
 
 torch.set_num_threads(1)
 
@@ -24,6 +25,24 @@ def model(request: pytest.FixtureRequest):
 @pytest.fixture
 def llama():
     return tiny_model("llama")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny Llama with its tokenizer on disk, for whole runs."""
+    return save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def corpus(tmp_path) -> str:
+    """The tiny runs' text file."""
+    return save_corpus(tmp_path / "corpus.txt")
+
+
+@pytest.fixture
+def recorded(tmp_path, corpus: str) -> str:
+    """Conversations about it."""
+    return save_recording(tmp_path / "recorded.parquet", corpus=corpus)
 
 
 @pytest.fixture(autouse=True)

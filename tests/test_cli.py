@@ -14,13 +14,8 @@ from lit_cartridges.cli import main
 from tests.tiny_run import SEED_PROMPTS, save_corpus, save_model
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
 @pytest.fixture
-def options(tmp_path, model):
+def options(tmp_path, model_folder):
     """A run of a few steps on the tiny model, by options alone."""
     corpus = save_corpus(tmp_path / "corpus.txt")
     settings = {
@@ -28,7 +23,7 @@ def options(tmp_path, model):
         "trainer.max_steps": 3,
         "trainer.log_every_n_steps": 1,
         "trainer.default_root_dir": tmp_path / "run",
-        "model.model": model,
+        "model.model": model_folder,
         "model.num_tokens": 8,
         "data.corpus": corpus,
         "data.seed_prompts": json.dumps(SEED_PROMPTS),

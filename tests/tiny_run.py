@@ -185,3 +185,23 @@ def new_trainer(folder: Path, *callbacks: L.Callback, **options: Any) -> L.Train
 def same_tensors(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
     """Equal to the last bit."""
     return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def fit(folder, module, data, *callbacks, ckpt_path=None, **options) -> tuple[L.Trainer, Curve]:
+    """A run of four optimizer steps, unless the options say otherwise, and its losses."""
+    curve = Curve()
+    trainer = new_trainer(folder, curve, *callbacks, **({"max_steps": 4} | options))
+    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    return trainer, curve
+
+
+def one_batch(folder, module, data):
+    """The module set up as in training, and the stream's first batch."""
+    module.trainer = trainer = new_trainer(folder, max_steps=1, log_every_n_steps=100)
+    data.trainer = trainer
+    trainer.datamodule = data
+    trainer.strategy.connect(module)
+    module.setup("fit")
+    data.setup("fit")
+    module.configure_model()
+    return next(iter(data.train_dataloader()))

@@ -5,16 +5,15 @@ It knows nothing: the keyword argument ``cascade``, which transformers hands dow
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Protocol
 
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_attention_mask
 
+from lit_cartridges.attention import refuse_extras
+
 NAME = "lit_cartridges_cascade"
-_UNKNOWN_EXTRAS = ("softcap", "s_aux")
 
 
 class Reader(Protocol):
@@ -55,11 +54,7 @@ def cascade_attention(
     Returns:
         Output [batch, tokens, heads, head_dim] and None (no attention weights).
     """
-    extras = [name for name in _UNKNOWN_EXTRAS if kwargs.get(name) is not None]
-    if extras:
-        raise ValueError(
-            f"{type(module).__name__} uses {', '.join(extras)} in its attention, which a cascade does not know"
-        )
+    refuse_extras(module, kwargs)
     if attention_mask is not None and attention_mask.shape != (query.shape[0], query.shape[2]):
         raise ValueError(
             f"attention_mask has shape {tuple(attention_mask.shape)} for {query.shape[2]} new tokens; a model that reads "
@@ -76,14 +71,3 @@ def cascade_attention(
 AttentionInterface.register(NAME, cascade_attention)
 # A [batch, tokens] padding mask is all that is needed; causality and windows follow from the re-indexed positions.
 ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, flash_attention_mask)
-
-
-@contextmanager
-def uses_cascade_attention(model: PreTrainedModel) -> Iterator[None]:
-    """`cascade_attention` inside, the model's own attention function afterwards."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lit_cartridges.cascade.attention import NAME, uses_cascade_attention
+from lit_cartridges.attention import attends_by
+from lit_cartridges.cascade.attention import NAME
 from lit_cartridges.cascade.cascade_layer import CascadeLayer, CascadeStep
 from lit_cartridges.cascade.cascading_cache import CascadingCache
 from lit_cartridges.cascade.rotation import Rotation
@@ -100,7 +101,7 @@ def reads_cascades(model: PreTrainedModel) -> Iterator[None]:
         if isinstance(cache, CascadingCache):
             cache.is_being_read = False
 
-    with uses_cascade_attention(model), rotation.suspended():
+    with attends_by(model, NAME), rotation.suspended():
         base = model.base_model
         before = base.register_forward_pre_hook(begin, with_kwargs=True)
         after = base.register_forward_hook(end, with_kwargs=True, always_call=True)

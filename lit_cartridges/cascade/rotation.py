@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lit_cartridges.cascade.attention import uses_cascade_attention
+from lit_cartridges.attention import attends_by
+from lit_cartridges.cascade.attention import NAME
 
 _TOLERANCE = 0.01  # of the largest entry of a key; a key at a wrong position is off by many times that
 _known: WeakKeyDictionary[PreTrainedModel, tuple[bool, ...]] = WeakKeyDictionary()
@@ -131,7 +132,7 @@ def _try_out(model: PreTrainedModel, rotation: Rotation) -> tuple[bool, ...]:
     ids = torch.zeros(1, 4, dtype=torch.long, device=model.device)
     positions = torch.arange(4, device=model.device)[None]
     theirs, plain = _Probe(), _Probe()
-    with uses_cascade_attention(model):
+    with attends_by(model, NAME):
         model.base_model(ids, position_ids=positions, use_cache=False, cascade=theirs)
         with rotation.suspended():
             model.base_model(ids, position_ids=positions, use_cache=False, cascade=plain)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from lit_cartridges.evals.task import EvalError, EvalQuestion
 from lit_cartridges.self_study.renderer import ChatRenderer, user
 
@@ -69,14 +66,3 @@ def reserve_tokens(renderer: ChatRenderer, questions: Sequence[EvalQuestion], ma
 def longest(share: Sequence[Asked], max_new_tokens: int) -> int:
     """The most positions that one of these takes, reply or reference answer."""
     return max(len(one.prompt_ids) + max(max_new_tokens, len(one.answer_ids)) for one in share)
-
-
-def left_padded(sequences: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids [sequences, tokens] with ``pad`` in front of the shorter ones, and a mask that is 0 there."""
-    width = max(len(sequence) for sequence in sequences)
-    ids = torch.full((len(sequences), width), pad)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, width - len(sequence) :] = torch.tensor(sequence)
-        mask[row, width - len(sequence) :] = 1
-    return ids.to(device), mask.to(device)

@@ -14,8 +14,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from lit_cartridges.cascade import CascadingCache, cascade_prefill, reads_cascades
 from lit_cartridges.cascade.options import CascadeOptions
-from lit_cartridges.evals.asked import left_padded
 from lit_cartridges.evals.system import System, TokenIds
+from lit_cartridges.generation import left_padded
 from lit_cartridges.self_study.renderer import ChatRenderer
 
 CASCADE, STREAMING_LLM = "cascade", "streaming_llm"

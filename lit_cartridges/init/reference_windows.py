@@ -70,7 +70,7 @@ class ReferenceWindow:
 
 def opening_tokens(context: InitContext) -> int:
     """Tokens in front of the corpus, and the corpus's first where there are none: the attention sink."""
-    return max(1, len(context.context_ids) - len(context.corpus_ids))
+    return max(1, len(context.opening_ids))
 
 
 def require_positions(context: InitContext, strategy: InitStrategy) -> None:

@@ -19,7 +19,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from lit_cartridges.cascade import cascade_prefill
 from lit_cartridges.cascade.options import CascadeOptions
-from lit_cartridges.generation import generate_from_prefix
+from lit_cartridges.generation import generate_from_prefix, left_padded
 from lit_cartridges.prefill import prefill
 from lit_cartridges.teachers.teacher import Completion, Sampling, Teacher, TeacherError
 from lit_cartridges.teachers.top_logprobs import TopLogprobs
@@ -86,11 +86,7 @@ class LocalTeacher(Teacher):
         read_tokens = self._read_tokens(context_ids, longest + sampling.max_new_tokens)
         max_new_tokens = self._fitting_length(model, read_tokens + longest, sampling.max_new_tokens)
         pad = self.stop_token_ids[0] if self.stop_token_ids else 0
-        ids = torch.full((len(prompts), longest), pad, device=model.device)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :] = torch.as_tensor(list(prompt), device=model.device)
-            mask[row, longest - len(prompt) :] = 1
+        ids, mask = left_padded(prompts, pad, model.device)
         recorder, processors = _TopRecorder(top_k), LogitsProcessorList()
         if top_k:
             processors.append(recorder)

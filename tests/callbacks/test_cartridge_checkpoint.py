@@ -16,20 +16,8 @@ from tests.tiny_run import (
     new_module,
     new_trainer,
     same_tensors,
-    save_corpus,
-    save_model,
     save_recording,
 )
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    return save_corpus(tmp_path / "corpus.txt")
 
 
 def fit(folder, model, corpus, *callbacks, checkpoint=None, ckpt_path=None, **options):
@@ -56,17 +44,17 @@ class At(Curve):
             self.act()
 
 
-def test_the_exported_cartridge_is_the_trained_one_and_says_so(tmp_path, model, corpus):
-    module = fit(tmp_path, model, corpus)
+def test_the_exported_cartridge_is_the_trained_one_and_says_so(tmp_path, model_folder, corpus):
+    module = fit(tmp_path, model_folder, corpus)
     exported = Cartridge.from_pretrained(tmp_path / "cartridge")
     assert same_tensors(dict(exported.state_dict()), dict(module.cartridge.state_dict()))
     assert exported.provenance.steps == 6 and exported.provenance.loss is not None
-    assert exported.provenance.init == "FirstTokens" and exported.provenance.base_model == model
+    assert exported.provenance.init == "FirstTokens" and exported.provenance.base_model == model_folder
     assert (tmp_path / "cartridge-best" / "cartridge.safetensors").exists()
 
 
-def test_a_checkpoint_holds_cartridge_optimizer_and_stream_and_nothing_frozen(tmp_path, model, corpus):
-    fit(tmp_path, model, corpus)
+def test_a_checkpoint_holds_cartridge_optimizer_and_stream_and_nothing_frozen(tmp_path, model_folder, corpus):
+    fit(tmp_path, model_folder, corpus)
     content = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     layers = range(2)
     assert set(content["state_dict"]) == {
@@ -82,16 +70,16 @@ def test_a_checkpoint_holds_cartridge_optimizer_and_stream_and_nothing_frozen(tm
     assert (tmp_path / "checkpoints" / "last.ckpt").stat().st_size < 200_000
 
 
-def test_ctrl_c_finishes_the_step_and_the_run_goes_on_bit_exactly(tmp_path, model, corpus):
-    undisturbed = fit(tmp_path / "a", model, corpus)
+def test_ctrl_c_finishes_the_step_and_the_run_goes_on_bit_exactly(tmp_path, model_folder, corpus):
+    undisturbed = fit(tmp_path / "a", model_folder, corpus)
     stopped = At(3, lambda: os.kill(os.getpid(), signal.SIGINT))
     before = signal.getsignal(signal.SIGINT)
-    fit(tmp_path / "b", model, corpus, stopped)
+    fit(tmp_path / "b", model_folder, corpus, stopped)
     assert signal.getsignal(signal.SIGINT) is before
     assert len(stopped.losses) == 3 + (len(stopped.losses) > 3)  # the step in which it came, or the one after
     going_on = Curve()
     module = fit(
-        tmp_path / "b", model, corpus, going_on, ckpt_path=tmp_path / "b" / "checkpoints" / "last.ckpt"
+        tmp_path / "b", model_folder, corpus, going_on, ckpt_path=tmp_path / "b" / "checkpoints" / "last.ckpt"
     )
     assert len(stopped.losses) + len(going_on.losses) == 6
     assert same_tensors(dict(module.cartridge.state_dict()), dict(undisturbed.cartridge.state_dict()))
@@ -99,22 +87,22 @@ def test_ctrl_c_finishes_the_step_and_the_run_goes_on_bit_exactly(tmp_path, mode
     assert parts[0] == parts[1]
 
 
-def test_an_error_keeps_the_last_good_checkpoint(tmp_path, model, corpus):
+def test_an_error_keeps_the_last_good_checkpoint(tmp_path, model_folder, corpus):
     def fail():
         raise RuntimeError("disturbed")
 
     with pytest.raises(RuntimeError, match="disturbed"):
-        fit(tmp_path / "b", model, corpus, At(5, fail))
+        fit(tmp_path / "b", model_folder, corpus, At(5, fail))
     content = torch.load(tmp_path / "b" / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["global_step"] == 4
-    module = fit(tmp_path / "b", model, corpus, ckpt_path=tmp_path / "b" / "checkpoints" / "last.ckpt")
-    undisturbed = fit(tmp_path / "a", model, corpus)
+    module = fit(tmp_path / "b", model_folder, corpus, ckpt_path=tmp_path / "b" / "checkpoints" / "last.ckpt")
+    undisturbed = fit(tmp_path / "a", model_folder, corpus)
     assert same_tensors(dict(module.cartridge.state_dict()), dict(undisturbed.cartridge.state_dict()))
 
 
-def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, model, corpus):
+def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, model_folder, corpus):
     recorded = save_recording(tmp_path / "recorded.parquet", corpus=corpus)
-    module, data = new_module(model), new_data(corpus, recorded=recorded)
+    module, data = new_module(model_folder), new_data(corpus, recorded=recorded)
 
     def poison():
         with torch.no_grad():
@@ -132,9 +120,9 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_
     assert all(bool(x.isfinite().all()) for x in kept.parameters())
 
 
-def test_best_follows_the_monitored_figure(tmp_path, model, corpus):
+def test_best_follows_the_monitored_figure(tmp_path, model_folder, corpus):
     checkpoint = CartridgeCheckpoint(every_n_steps=1, monitor="train/perplexity", mode="max")
-    fit(tmp_path, model, corpus, checkpoint=checkpoint)
+    fit(tmp_path, model_folder, corpus, checkpoint=checkpoint)
     best = Cartridge.from_pretrained(tmp_path / "cartridge-best")
     last = Cartridge.from_pretrained(tmp_path / "cartridge")
     assert checkpoint.best is not None

@@ -14,19 +14,9 @@ from lit_cartridges.evals.system import of_cartridge
 from lit_cartridges.prefill import prefill
 from tests.evals.words import WordTask
 from tests.tiny_models import tiny_model
-from tests.tiny_run import new_data, new_module, new_trainer, save_corpus, save_model, save_recording
+from tests.tiny_run import new_data, new_module, new_trainer, save_recording
 
 TASK, THEIR_TASK, JOINT_TASK = (WordTask(num_questions=n) for n in (4, 6, 3))
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    return save_corpus(tmp_path / "corpus.txt")
 
 
 def save_other(folder, *, num_tokens: int = 6, architecture: str = "llama", base_model: str = "tiny") -> str:
@@ -44,20 +34,20 @@ def fit(folder, model, corpus, callback, **options):
     return trainer, module
 
 
-def test_each_corpus_is_asked_about_alone_and_composed(tmp_path, model, corpus, monkeypatch):
+def test_each_corpus_is_asked_about_alone_and_composed(tmp_path, model_folder, corpus, monkeypatch):
     asked = []
 
-    def record(model, renderer, system, *args, **options):
+    def record(model_folder, renderer, system, *args, **options):
         asked.append(system.name)
-        return evaluate(model, renderer, system, *args, **options)
+        return evaluate(model_folder, renderer, system, *args, **options)
 
     monkeypatch.setattr(composition_test, "evaluate", record)
-    path = save_other(tmp_path / "runs" / "theirs" / "cartridge", base_model=model)
+    path = save_other(tmp_path / "runs" / "theirs" / "cartridge", base_model=model_folder)
     others = [OtherCartridge(path=path, task=THEIR_TASK)]
     callback = CompositionTest(
         task=TASK, others=others, joint_task=JOINT_TASK, every_n_steps=2, max_new_tokens=3
     )
-    trainer, module = fit(tmp_path, model, corpus, callback)
+    trainer, module = fit(tmp_path, model_folder, corpus, callback)
     assert [r["step"] for r in callback.history] == [2, 3]
     assert asked.count("theirs/alone") == asked.count("joint/theirs") == 1, (
         "what does not change is measured once"
@@ -90,10 +80,10 @@ def test_each_corpus_is_asked_about_alone_and_composed(tmp_path, model, corpus, 
     )
 
 
-def test_all_sinks_can_be_kept(tmp_path, model, corpus):
-    others = [OtherCartridge(path=save_other(tmp_path / "theirs", base_model=model), task=THEIR_TASK)]
+def test_all_sinks_can_be_kept(tmp_path, model_folder, corpus):
+    others = [OtherCartridge(path=save_other(tmp_path / "theirs", base_model=model_folder), task=THEIR_TASK)]
     callback = CompositionTest(task=TASK, others=others, keep_sinks=True, max_new_tokens=2)
-    fit(tmp_path, model, corpus, callback, max_steps=1)
+    fit(tmp_path, model_folder, corpus, callback, max_steps=1)
     assert callback.results["own/composed"].num_kv_tokens == 14
 
 
@@ -110,10 +100,12 @@ def test_all_sinks_can_be_kept(tmp_path, model, corpus):
         ({}, {"task": WordTask(num_questions=0)}, "task=WordTask gives no questions"),
     ],
 )
-def test_what_cannot_work_fails_before_the_model_is_loaded(tmp_path, model, corpus, other, options, message):
+def test_what_cannot_work_fails_before_the_model_is_loaded(
+    tmp_path, model_folder, corpus, other, options, message
+):
     path = save_other(tmp_path / "theirs", **other) if other is not None else str(tmp_path / "missing")
     recorded = save_recording(tmp_path / "recorded.parquet", corpus=corpus)
-    module, data = new_module(model), new_data(corpus, recorded=recorded)
+    module, data = new_module(model_folder), new_data(corpus, recorded=recorded)
     callback = CompositionTest(
         **({"task": TASK, "others": [OtherCartridge(path=path, task=THEIR_TASK)]} | options)
     )

@@ -23,21 +23,10 @@ from tests.tiny_run import (
     new_trainer,
     same_tensors,
     save_corpus,
-    save_model,
     save_recording,
 )
 
 FIGURES = {"accuracy", "accuracy_standard_error", "answer_log_likelihood", "seconds_per_answer"}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    return save_corpus(tmp_path / "corpus.txt")
 
 
 @pytest.fixture
@@ -70,17 +59,19 @@ def fit(folder, model, corpus, *callbacks, ckpt_path=None, recorded=None, **opti
     ("options", "steps"),
     [({}, [2, 4, 5]), ({"at_start": True, "at_end": False}, [0, 2, 4]), ({"every_n_steps": 5}, [5])],
 )
-def test_once_every_so_many_optimizer_steps(tmp_path, model, corpus, asked, options, steps):
+def test_once_every_so_many_optimizer_steps(tmp_path, model_folder, corpus, asked, options, steps):
     callback = callback_of(**({"systems": ["cartridge", "no_context"]} | options))
-    fit(tmp_path, model, corpus, callback, accumulate_grad_batches=2)
+    fit(tmp_path, model_folder, corpus, callback, accumulate_grad_batches=2)
     assert [record["step"] for record in callback.history] == steps
     assert asked == ["no_context"] + ["cartridge"] * len(steps), "baselines are measured once"
     assert [r["training_s"] for r in callback.history] == sorted(r["training_s"] for r in callback.history)
 
 
-def test_the_cartridge_beside_all_baselines_reaches_the_loggers(tmp_path, model, corpus, asked):
+def test_the_cartridge_beside_all_baselines_reaches_the_loggers(tmp_path, model_folder, corpus, asked):
     callback = callback_of()
-    trainer, module = fit(tmp_path, model, corpus, callback, logger=CSVLogger(tmp_path, name="", version=""))
+    trainer, module = fit(
+        tmp_path, model_folder, corpus, callback, logger=CSVLogger(tmp_path, name="", version="")
+    )
     assert asked == ["icl", "no_context", "cartridge", "cartridge", "cartridge"], "truncated_icl would be icl"
     systems = {"cartridge", "icl", "truncated_icl", "no_context"}
     names = {f"eval/{system}/{figure}" for system in systems for figure in FIGURES}
@@ -100,28 +91,28 @@ def test_the_cartridge_beside_all_baselines_reaches_the_loggers(tmp_path, model,
     assert len(set(values)) == 3, "the cartridge has moved"
 
 
-def test_streams_are_measured_where_they_are_named(tmp_path, model, corpus, asked):
+def test_streams_are_measured_where_they_are_named(tmp_path, model_folder, corpus, asked):
     size = CascadeOptions(total_tokens=36, stride_tokens=16)
     callback = callback_of(systems=["cascade", "streaming_llm"], cascade=size, every_n_steps=5)
-    fit(tmp_path, model, corpus, callback)
+    fit(tmp_path, model_folder, corpus, callback)
     assert asked == ["cascade", "streaming_llm"]
     assert {r.num_kv_tokens for r in callback.results.values()} == {36}
 
 
-def test_the_last_measurement_is_of_the_cartridge_as_it_stands(tmp_path, model, corpus):
+def test_the_last_measurement_is_of_the_cartridge_as_it_stands(tmp_path, model_folder, corpus):
     callback = callback_of()
-    trainer, module = fit(tmp_path, model, corpus, callback)
+    trainer, module = fit(tmp_path, model_folder, corpus, callback)
     system = of_cartridge("x", module.cartridge, module.student)
     again = evaluate(module.student, trainer.datamodule.renderer, system, callback.task, max_new_tokens=4)
     assert callback.results["cartridge"].replies == again.replies
     assert callback.history[-1]["eval/cartridge/answer_log_likelihood"] == again.answer_log_likelihood
 
 
-def test_training_is_not_disturbed(tmp_path, model, corpus):
+def test_training_is_not_disturbed(tmp_path, model_folder, corpus):
     """On the fly, where sampling, sharing of prefills and the model's mode could all be disturbed."""
     parts = []
     for folder, callbacks in (("a", []), ("b", [callback_of(at_start=True, every_n_steps=1)])):
-        module, data = new_module(model), new_data(corpus)
+        module, data = new_module(model_folder), new_data(corpus)
         new_trainer(tmp_path / folder, *callbacks, max_steps=2).fit(module, data)
         parts.append((dict(module.cartridge.state_dict()), torch.get_rng_state()))
         assert not module.student.training
@@ -130,7 +121,7 @@ def test_training_is_not_disturbed(tmp_path, model, corpus):
     assert same_tensors(parts[0][0], parts[1][0])
 
 
-def test_a_task_that_draws_random_numbers_moves_no_random_state(tmp_path, model, corpus):
+def test_a_task_that_draws_random_numbers_moves_no_random_state(tmp_path, model_folder, corpus):
     class Random(WordTask):
         def is_right(self, question, reply):
             return bool(torch.rand(()) < 0.5)
@@ -140,36 +131,36 @@ def test_a_task_that_draws_random_numbers_moves_no_random_state(tmp_path, model,
         folder = tmp_path / str(len(callbacks))
         folder.mkdir()
         torch.manual_seed(5)
-        fit(folder, model, corpus, *callbacks, max_steps=2)
+        fit(folder, model_folder, corpus, *callbacks, max_steps=2)
         states.append(torch.get_rng_state())
     assert torch.equal(*states)
 
 
-def test_a_corpus_beyond_the_context_leaves_icl_out(tmp_path, model, caplog):
+def test_a_corpus_beyond_the_context_leaves_icl_out(tmp_path, model_folder, caplog):
     corpus = save_corpus(tmp_path / "long.txt", num_tokens=600)
     callback = callback_of()
     with caplog.at_level(logging.WARNING):
-        fit(tmp_path, model, corpus, callback, max_steps=2)
+        fit(tmp_path, model_folder, corpus, callback, max_steps=2)
     assert set(callback.results) == {"cartridge", "truncated_icl", "no_context"}
     told = [record.getMessage() for record in caplog.records if "leaves out" in record.getMessage()]
     assert len(told) == 1 and "icl: the corpus takes 602 tokens" in told[0] and "holds 512" in told[0]
     assert 400 < callback.results["truncated_icl"].num_kv_tokens < 512
 
 
-def test_icl_can_be_kept_to_the_context_that_the_model_was_trained_on(tmp_path, model, corpus):
+def test_icl_can_be_kept_to_the_context_that_the_model_was_trained_on(tmp_path, model_folder, corpus):
     callback = callback_of(max_context_tokens=60)
-    fit(tmp_path, model, corpus, callback, max_steps=2)
+    fit(tmp_path, model_folder, corpus, callback, max_steps=2)
     assert "icl" not in callback.results
     assert 30 < callback.results["truncated_icl"].num_kv_tokens < 60
 
 
-def test_a_resumed_run_goes_on_with_the_history(tmp_path, model, corpus, asked):
+def test_a_resumed_run_goes_on_with_the_history(tmp_path, model_folder, corpus, asked):
     recorded = save_recording(tmp_path / "recorded.parquet", corpus=corpus)
     whole, first, second = (callback_of(systems=["cartridge"]) for _ in range(3))
-    fit(tmp_path, model, corpus, whole, recorded=recorded)
+    fit(tmp_path, model_folder, corpus, whole, recorded=recorded)
     checkpoint = tmp_path / "x.ckpt"
-    fit(tmp_path, model, corpus, first, SaveAt(4, checkpoint), recorded=recorded)
-    fit(tmp_path, model, corpus, second, recorded=recorded, ckpt_path=checkpoint)
+    fit(tmp_path, model_folder, corpus, first, SaveAt(4, checkpoint), recorded=recorded)
+    fit(tmp_path, model_folder, corpus, second, recorded=recorded, ckpt_path=checkpoint)
     assert [record["step"] for record in second.history] == [2, 4, 5]
     name = "eval/cartridge/answer_log_likelihood"
     assert [record[name] for record in second.history] == [record[name] for record in whole.history]
@@ -184,9 +175,9 @@ def test_a_resumed_run_goes_on_with_the_history(tmp_path, model, corpus, asked):
         ({"max_new_tokens": 500}, "cartridge: 8 positions in front and up to .* max_position_embeddings=512"),
     ],
 )
-def test_what_cannot_work_fails_before_the_model_is_loaded(tmp_path, model, corpus, options, message):
+def test_what_cannot_work_fails_before_the_model_is_loaded(tmp_path, model_folder, corpus, options, message):
     recorded = save_recording(tmp_path / "recorded.parquet", corpus=corpus)
-    module, data = new_module(model), new_data(corpus, recorded=recorded)
+    module, data = new_module(model_folder), new_data(corpus, recorded=recorded)
     with pytest.raises(EvalError, match=message):
         new_trainer(tmp_path, callback_of(**options), max_steps=1).fit(module, data)
     assert module.student is None

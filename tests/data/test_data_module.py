@@ -15,19 +15,8 @@ from tests.tiny_run import (
     new_module,
     new_trainer,
     save_corpus,
-    save_model,
     save_recording,
 )
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    return save_corpus(tmp_path / "corpus.txt")
 
 
 def set_up(folder, model, data, *, objective=None, **trainer):
@@ -90,7 +79,7 @@ def test_a_missing_corpus_is_named_at_once(tmp_path):
     ids=str,
 )
 def test_settings_are_judged_before_a_model_is_loaded(
-    tmp_path, model, corpus, monkeypatch, options, objective, message
+    tmp_path, model_folder, corpus, monkeypatch, options, objective, message
 ):
     monkeypatch.setattr(
         "lit_cartridges.module.load_frozen_model", lambda *_, **__: pytest.fail("the model was loaded")
@@ -99,18 +88,20 @@ def test_settings_are_judged_before_a_model_is_loaded(
     if options.pop("long", False):
         corpus = save_corpus(tmp_path / "long.txt", num_tokens=500)
     with pytest.raises((ValueError, RuntimeError), match=message):
-        set_up(tmp_path, model, new_data(corpus, **options), objective=objective)
+        set_up(tmp_path, model_folder, new_data(corpus, **options), objective=objective)
 
 
-def test_an_empty_corpus_is_an_error_before_a_model_is_loaded(tmp_path, model):
+def test_an_empty_corpus_is_an_error_before_a_model_is_loaded(tmp_path, model_folder):
     (tmp_path / "empty.txt").write_text(" \n")
     with pytest.raises(CorpusError, match="empty.txt.*the corpus is empty"):
-        set_up(tmp_path, model, new_data(str(tmp_path / "empty.txt")))
+        set_up(tmp_path, model_folder, new_data(str(tmp_path / "empty.txt")))
 
 
-def test_shards_must_be_a_multiple_of_the_processes(tmp_path, model, corpus):
+def test_shards_must_be_a_multiple_of_the_processes(tmp_path, model_folder, corpus):
     data = set_up(
-        tmp_path, model, new_data(corpus, num_shards=3, recorded=save_recording(tmp_path / "r.parquet"))
+        tmp_path,
+        model_folder,
+        new_data(corpus, num_shards=3, recorded=save_recording(tmp_path / "r.parquet")),
     )
     monkey = type(
         "Two", (), {"world_size": 2, "global_rank": 0, "accumulate_grad_batches": 1, "strategy": None}
@@ -122,8 +113,8 @@ def test_shards_must_be_a_multiple_of_the_processes(tmp_path, model, corpus):
     assert data.train_dataloader().dataset.shards == (0, 2)
 
 
-def test_a_recording_is_trained_on_without_a_teacher(tmp_path, model, corpus):
-    data = set_up(tmp_path, model, new_data(corpus, recorded=save_recording(tmp_path / "r.parquet")))
+def test_a_recording_is_trained_on_without_a_teacher(tmp_path, model_folder, corpus):
+    data = set_up(tmp_path, model_folder, new_data(corpus, recorded=save_recording(tmp_path / "r.parquet")))
     batch = next(iter(data.train_dataloader()))
     answers = {tuple(conversation(i).answers[0].token_ids.tolist()) for i in range(16)}
     for row in range(len(batch.lengths)):
@@ -131,30 +122,32 @@ def test_a_recording_is_trained_on_without_a_teacher(tmp_path, model, corpus):
     assert not (tmp_path / "recording").exists()
 
 
-def test_a_recording_of_another_tokenizer_is_refused(tmp_path, model, corpus, monkeypatch):
+def test_a_recording_of_another_tokenizer_is_refused(tmp_path, model_folder, corpus, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("tests.tiny_run.tokenizer_fingerprint", lambda _: "0" * 64)
         recorded = save_recording(tmp_path / "r.parquet")
-    data = set_up(tmp_path, model, new_data(corpus, recorded=recorded))
+    data = set_up(tmp_path, model_folder, new_data(corpus, recorded=recorded))
     with pytest.raises(ValueError, match="made with another tokenizer"):
         next(iter(data.train_dataloader()))
 
 
 def test_a_recording_without_log_probabilities_is_refused_for_an_objective_that_needs_them(
-    tmp_path, model, corpus
+    tmp_path, model_folder, corpus
 ):
     recorded = save_recording(tmp_path / "r.parquet", top_logprobs=False)
-    data = set_up(tmp_path, model, new_data(corpus, recorded=recorded), objective=NextToken())
+    data = set_up(tmp_path, model_folder, new_data(corpus, recorded=recorded), objective=NextToken())
     assert next(iter(data.train_dataloader())).targets.top_ids is None
-    data = set_up(tmp_path, model, new_data(corpus, recorded=recorded))
+    data = set_up(tmp_path, model_folder, new_data(corpus, recorded=recorded))
     with pytest.raises(
         ValueError, match="has an answer without the teacher's log-probabilities, which the objective needs"
     ):
         next(iter(data.train_dataloader()))
 
 
-def test_raw_corpus_gives_windows_of_the_corpus(tmp_path, model, corpus):
-    data = set_up(tmp_path, model, new_data(corpus, raw_corpus=True, window_tokens=10), objective=NextToken())
+def test_raw_corpus_gives_windows_of_the_corpus(tmp_path, model_folder, corpus):
+    data = set_up(
+        tmp_path, model_folder, new_data(corpus, raw_corpus=True, window_tokens=10), objective=NextToken()
+    )
     batch = next(iter(data.train_dataloader()))
     assert set(batch.lengths) == {9}
     assert set(batch.labels) == {"corpus"}
@@ -163,9 +156,9 @@ def test_raw_corpus_gives_windows_of_the_corpus(tmp_path, model, corpus):
         assert " ".join(map(str, piece.tolist())) in text
 
 
-def test_the_context_of_a_recorded_conversation_is_its_chunk(tmp_path, model, corpus):
+def test_the_context_of_a_recorded_conversation_is_its_chunk(tmp_path, model_folder, corpus):
     recorded = save_recording(tmp_path / "r.parquet", corpus=corpus)
-    data = set_up(tmp_path, model, new_data(corpus, recorded=recorded), objective=FullDistillation())
+    data = set_up(tmp_path, model_folder, new_data(corpus, recorded=recorded), objective=FullDistillation())
     for index in range(4):
         made = conversation(index, corpus=corpus)
         start = made.metadata["chunk_start_token"]
@@ -174,15 +167,15 @@ def test_the_context_of_a_recorded_conversation_is_its_chunk(tmp_path, model, co
     assert data._context_ids(foreign) == data.renderer.context_ids([FIRST_WORD])  # its system prompt: "w0"
 
 
-def test_the_state_is_the_place_of_the_last_batch_used(tmp_path, model, corpus):
+def test_the_state_is_the_place_of_the_last_batch_used(tmp_path, model_folder, corpus):
     recorded = save_recording(tmp_path / "r.parquet")
-    data = set_up(tmp_path, model, new_data(corpus, recorded=recorded))
+    data = set_up(tmp_path, model_folder, new_data(corpus, recorded=recorded))
     batches = iter(data.train_dataloader())
     first, second, third = (next(batches) for _ in range(3))
     data.batch_used(first)
     data.batch_used(second)
     state = data.state_dict()
-    again = set_up(tmp_path, model, new_data(corpus, recorded=recorded))
+    again = set_up(tmp_path, model_folder, new_data(corpus, recorded=recorded))
     again.load_state_dict(state)
     assert again.stream_state == second.stream_state != StreamState({})
     assert torch.equal(next(iter(again.train_dataloader())).input_ids, third.input_ids)

@@ -52,8 +52,6 @@ def one(folder, settings):
 @pytest.fixture(scope="module")
 def two(folder, settings, one):
     """All that two processes do, one after the other in the same two processes, since starting them takes longest."""
-    if not has_deepspeed():
-        pytest.skip("needs the deepspeed extra: pip install --no-build-isolation -e .[deepspeed]")
     job = {**settings, "save_at": SAVED, "callbacks": True}
     jobs = [{**job, "name": name, "strategy": name} for name in STRATEGIES]
     resume = str(folder / "one" / "run" / "at.ckpt")
@@ -176,8 +174,6 @@ def test_zero3_is_ddp_with_a_separate_teacher_and_with_recomputed_layers(two, wh
 
 def test_a_sharded_model_is_the_whole_model(folder):
     """Logits and the gradients of a prefix, for every architecture; two processes hold half each, but for the head."""
-    if not has_deepspeed():
-        pytest.skip("needs the deepspeed extra")
     jobs = [
         {"name": name, "kind": "load", "model": save_model(folder / name, name)}
         for name in sorted(ARCHITECTURES)

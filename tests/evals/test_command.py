@@ -18,17 +18,7 @@ from lit_cartridges.self_study.corpus import TextCorpus
 from lit_cartridges.self_study.renderer import ChatRenderer
 from tests.evals.words import Answered, WordTask
 from tests.tiny_models import tiny_model
-from tests.tiny_run import save_corpus, save_model, tokenizer
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    return save_corpus(tmp_path / "corpus.txt")
+from tests.tiny_run import save_corpus, tokenizer
 
 
 @pytest.fixture
@@ -44,11 +34,11 @@ def save_cartridge(folder, model: str, *, architecture: str = "llama", ids=range
     return str(Cartridge(keys, values, provenance=known).save_pretrained(folder))
 
 
-def test_cartridges_and_baselines_in_one_table_and_one_file(tmp_path, model, corpus, capsys):
+def test_cartridges_and_baselines_in_one_table_and_one_file(tmp_path, model_folder, corpus, capsys):
     renderer = ChatRenderer(tokenizer())
     ids = TextCorpus(path=corpus).token_ids(tokenizer())
-    mine = save_cartridge(tmp_path / "mine", model, ids=renderer.context_ids(ids))
-    other = save_cartridge(tmp_path / "other", model)
+    mine = save_cartridge(tmp_path / "mine", model_folder, ids=renderer.context_ids(ids))
+    other = save_cartridge(tmp_path / "other", model_folder)
     results = evaluate_command(
         task=WordTask(),
         cartridges=[f"mine={mine}", other],
@@ -69,7 +59,7 @@ def test_cartridges_and_baselines_in_one_table_and_one_file(tmp_path, model, cor
     printed = capsys.readouterr().out
     assert [line.split()[0] for line in printed.splitlines()[2:]] == names
     report = json.loads((tmp_path / "new" / "report.json").read_text())
-    assert report["model"] == model and report["task"] == "WordTask"
+    assert report["model"] == model_folder and report["task"] == "WordTask"
     assert [result["system"] for result in report["results"]] == names
     assert len(report["results"][0]["replies"]) == 7
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.json"], (
@@ -77,11 +67,11 @@ def test_cartridges_and_baselines_in_one_table_and_one_file(tmp_path, model, cor
     )
 
 
-def test_icl_that_does_not_fit_is_left_out_and_said_so(tmp_path, model, capsys):
+def test_icl_that_does_not_fit_is_left_out_and_said_so(tmp_path, model_folder, capsys):
     corpus = save_corpus(tmp_path / "long.txt", num_tokens=600)
     results = evaluate_command(
         task=WordTask(),
-        model=model,
+        model=model_folder,
         corpus=corpus,
         systems=["icl", "truncated_icl"],
         max_new_tokens=3,
@@ -91,10 +81,10 @@ def test_icl_that_does_not_fit_is_left_out_and_said_so(tmp_path, model, capsys):
     assert "left out icl: the corpus takes 602 tokens" in capsys.readouterr().out
 
 
-def test_a_corpus_beyond_the_context_is_streamed(tmp_path, model, capsys):
+def test_a_corpus_beyond_the_context_is_streamed(tmp_path, model_folder, capsys):
     results = evaluate_command(
         task=WordTask(),
-        model=model,
+        model=model_folder,
         corpus=save_corpus(tmp_path / "long.txt", num_tokens=600),
         systems=["icl", "cascade", "streaming_llm"],
         cascade=CascadeOptions(total_tokens=36, cascades=4, stride_tokens=16),
@@ -127,23 +117,23 @@ def test_a_corpus_beyond_the_context_is_streamed(tmp_path, model, capsys):
     ],
 )
 @pytest.mark.usefixtures("unloaded")
-def test_bad_settings(model, corpus, options, message):
+def test_bad_settings(model_folder, corpus, options, message):
     options = {**options, **({"corpus": corpus} if options.get("corpus") == "c" else {})}
-    options = {**options, **({"model": model} if options.get("model") == "m" else {})}
+    options = {**options, **({"model": model_folder} if options.get("model") == "m" else {})}
     with pytest.raises(ValueError, match=message):
         evaluate_command(**({"task": WordTask(), "progress": False} | options))
 
 
 @pytest.mark.usefixtures("unloaded")
-def test_a_cartridge_for_another_model_is_refused_by_what_differs(tmp_path, model):
+def test_a_cartridge_for_another_model_is_refused_by_what_differs(tmp_path, model_folder):
     path = save_cartridge(tmp_path / "x", "theirs", architecture="qwen3")
     with pytest.raises(ValueError, match=r"x \(of theirs\) does not fit .*head_dim: 16 against 8"):
-        evaluate_command(task=WordTask(), cartridges=[path], model=model)
+        evaluate_command(task=WordTask(), cartridges=[path], model=model_folder)
 
 
 @pytest.mark.usefixtures("unloaded")
-def test_a_cartridge_that_leaves_no_room_or_a_name_that_is_taken(tmp_path, model):
-    path = save_cartridge(tmp_path / "x", model, ids=[5] * 500)
+def test_a_cartridge_that_leaves_no_room_or_a_name_that_is_taken(tmp_path, model_folder):
+    path = save_cartridge(tmp_path / "x", model_folder, ids=[5] * 500)
     with pytest.raises(
         ValueError, match="x: 500 positions in front and up to .* do not fit max_position_embeddings=512"
     ):
@@ -152,13 +142,15 @@ def test_a_cartridge_that_leaves_no_room_or_a_name_that_is_taken(tmp_path, model
         evaluate_command(task=WordTask(), cartridges=[f"icl={path}"])
 
 
-def test_an_empty_corpus_is_refused(tmp_path, model, unloaded):
+def test_an_empty_corpus_is_refused(tmp_path, model_folder, unloaded):
     (tmp_path / "empty.txt").write_text(" \n")
     with pytest.raises(ValueError, match="the corpus is empty"):
-        evaluate_command(task=WordTask(), model=model, systems=["icl"], corpus=str(tmp_path / "empty.txt"))
+        evaluate_command(
+            task=WordTask(), model=model_folder, systems=["icl"], corpus=str(tmp_path / "empty.txt")
+        )
 
 
-def test_the_command_line_takes_a_path_as_the_corpus(tmp_path, model, corpus, capsys):
+def test_the_command_line_takes_a_path_as_the_corpus(tmp_path, model_folder, corpus, capsys):
     """A parser may take the file's content for the value instead: the documented call would then name no file."""
     from lit_cartridges.cli import main
 
@@ -168,7 +160,7 @@ def test_the_command_line_takes_a_path_as_the_corpus(tmp_path, model, corpus, ca
         [
             "evaluate",
             *task,
-            f"--model={model}",
+            f"--model={model_folder}",
             f"--corpus={corpus}",
             "--systems=[icl]",
             "--max_new_tokens=3",

@@ -72,15 +72,6 @@ def test_nonnegative_weights_are_the_best_of_all_supports(equations, seed):
     assert 0 < int((ours == 0).sum()) < 7 or seed, "the first problem has weights at the bound and above it"
 
 
-def test_nonnegative_weights_are_those_of_scipy():
-    nnls = pytest.importorskip("scipy.optimize").nnls
-    matrix, target, _ = drawn(200, 60, 1)
-    rows, right = stacked(matrix.abs(), target, torch.ones(60, 1, dtype=torch.float64), 1e-3)
-    gram, moment = matrix.abs().T @ matrix.abs(), matrix.abs().T @ target[:, 0]
-    expected = torch.from_numpy(nnls(rows.numpy(), right[:, 0].numpy())[0])
-    torch.testing.assert_close(nonnegative_least_squares(gram, moment, ridge=1e-3), expected, **EXACT)
-
-
 def test_many_strongly_dependent_weights_meet_the_conditions_of_an_optimum():
     """Attention probabilities are non-negative and alike, the hard case; the conditions (Karush, Kuhn, Tucker) decide."""
     generator = torch.Generator().manual_seed(3)

@@ -1,0 +1,145 @@
+"""What LitCartridge writes into a checkpoint and goes on from, and the settings that it refuses (laws 6 and 7)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.tiny_run import (
+    SaveAt,
+    fit,
+    new_data,
+    new_module,
+    new_trainer,
+    same_tensors,
+    save_corpus,
+    save_model,
+)
+
+
+def test_a_checkpoint_holds_the_cartridge_the_optimizer_and_the_stream_alone(
+    tmp_path, model_folder, corpus, recorded
+):
+    module = new_module(model_folder)
+    fit(tmp_path, module, new_data(corpus, recorded=recorded), SaveAt(2, tmp_path / "at.ckpt"))
+    checkpoint = torch.load(tmp_path / "at.ckpt", weights_only=True)
+    kinds = ("frozen_keys", "frozen_values", "trainable_keys", "trainable_values")
+    assert set(checkpoint["state_dict"]) == {
+        f"cartridge.{kind}.{layer}" for kind in kinds for layer in (0, 1)
+    }
+    assert checkpoint["cartridge"] == {
+        "base_model": model_folder,
+        "corpus_sha256": module.cartridge.provenance.corpus_sha256,
+        "num_tokens": 8,
+        "num_frozen_tokens": 1,
+    }
+    (optimizer,) = checkpoint["optimizer_states"]
+    assert {len(optimizer["state"])} == {4}
+    assert set(checkpoint["SelfStudyDataModule"]) >= {"places"}
+    assert (tmp_path / "at.ckpt").stat().st_size < 64_000
+
+
+@pytest.mark.parametrize("options", [{}, {"uses": 2, "num_shards": 2}], ids=["plain", "uses and shards"])
+def test_a_resumed_run_ends_on_the_same_bits(tmp_path, model_folder, corpus, options):
+    """Six steps, and three with three more from a checkpoint, whose conversations are made anew."""
+    whole = new_module(model_folder)
+    trainer, curve = fit(
+        tmp_path / "whole",
+        whole,
+        new_data(corpus, **options),
+        SaveAt(3, tmp_path / "at.ckpt"),
+        max_steps=6,
+        accumulate_grad_batches=1 if options else 2,
+    )
+    rest = new_module(model_folder)
+    again, rest_curve = fit(
+        tmp_path / "rest",
+        rest,
+        new_data(corpus, **options),
+        max_steps=6,
+        ckpt_path=tmp_path / "at.ckpt",
+        accumulate_grad_batches=1 if options else 2,
+    )
+    assert again.global_step == trainer.global_step == 6
+    assert curve.losses[3:] == rest_curve.losses
+    assert same_tensors(whole.state_dict(), rest.state_dict())
+    for mine, theirs in zip(
+        trainer.optimizers[0].state.values(), again.optimizers[0].state.values(), strict=True
+    ):
+        assert same_tensors(mine, theirs)
+    assert trainer.datamodule.stream_state == again.datamodule.stream_state
+
+
+@pytest.mark.parametrize("change", ["model", "corpus", "num_tokens", "num_frozen_tokens"])
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path, model_folder, corpus, recorded, change):
+    fit(
+        tmp_path,
+        new_module(model_folder),
+        new_data(corpus, recorded=recorded),
+        SaveAt(1, tmp_path / "at.ckpt"),
+        max_steps=1,
+    )
+    module = {"model": model_folder, "num_tokens": 8, "num_frozen_tokens": 1}
+    if change == "model":
+        module["model"] = save_model(tmp_path / "other")
+    elif change == "corpus":
+        corpus = save_corpus(tmp_path / "other.txt", seed=5)
+    else:
+        module[change] += 1
+    name = {"model": "base_model", "corpus": "corpus_sha256"}.get(change, change)
+    with pytest.raises(ValueError, match=f"the checkpoint was made with {name}=.* and this run has"):
+        fit(
+            tmp_path,
+            new_module(**module),
+            new_data(corpus, recorded=recorded),
+            ckpt_path=tmp_path / "at.ckpt",
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_frozen_tokens": -1}, r"model.num_frozen_tokens=-1 must lie in 0..num_tokens-1 = 0..7"),
+        ({"num_frozen_tokens": 8}, r"model.num_frozen_tokens=8 must lie in 0..num_tokens-1 = 0..7"),
+        ({"num_tokens": 0}, r"model.num_"),
+        ({"learning_rate": 0.0}, r"model.learning_rate=0.0 must be above 0"),
+        ({"dtype": "int8"}, r"model.dtype='int8' must be auto, float32, bfloat16 or float16"),
+    ],
+)
+def test_bad_settings_are_named_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        new_module("nowhere", **options)
+
+
+def test_settings_that_only_the_config_can_judge_fail_before_the_model_loads(
+    tmp_path, model_folder, corpus, monkeypatch
+):
+    monkeypatch.setattr(
+        "lit_cartridges.module.load_frozen_model", lambda *_, **__: pytest.fail("the model was loaded")
+    )
+
+    def refused(module, data, message, **options):
+        with pytest.raises(ValueError, match=message):
+            fit(tmp_path, module, data, **options)
+
+    refused(
+        new_module(model_folder, num_tokens=512),
+        new_data(corpus),
+        r"model.num_tokens=512 .*max_position_embeddings=512",
+    )
+    other = save_model(tmp_path / "other")
+    vocabulary = (tmp_path / "other" / "tokenizer.json").read_text()
+    (tmp_path / "other" / "tokenizer.json").write_text(vocabulary.replace('"w1"', '"v1"'))
+    refused(
+        new_module(model_folder, teacher_model=other),
+        new_data(corpus),
+        r"model.teacher_model=.* another tokenizer",
+    )
+    refused(new_module(model_folder), new_data(corpus), r"trainer.max_steps", max_steps=-1)
+
+
+def test_a_trainer_without_self_study_data_is_refused(tmp_path, model_folder):
+    module = new_module(model_folder)
+    module.trainer = new_trainer(tmp_path, max_steps=1)
+    with pytest.raises(ValueError, match="give the trainer a SelfStudyDataModule"):
+        module.configure_model()
