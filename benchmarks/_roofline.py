@@ -1,0 +1,277 @@
+"""From counts to seconds: what a machine is assumed to do, and what a run is assumed to be.
+
+Nothing here is measured. Times are a roofline: the longest of matrix products, GPU memory and the launching of kernels,
+and on top of it what waits for the network, since `ShardedWeights` fetches no layer ahead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks import _scaling as scaling
+from benchmarks._shapes import Row, Shape
+
+STRATEGIES = ("DDP", "ZeRO-3", "offload")
+
+
+def _assumed(default: Any, what: str) -> Any:
+    return field(default=default, metadata={"help": what})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """One H100 SXM and what lies between many; every field is an option of the script."""
+
+    matmul_tflops: float = _assumed(989, "dense bf16 matrix products, TFLOP/s, data sheet")
+    matmul_share: float = _assumed(0.4, "share of that which a step reaches")
+    hbm_tb_s: float = _assumed(3.35, "GPU memory, TB/s, data sheet")
+    hbm_share: float = _assumed(0.7, "share of that which decoding reaches")
+    gpu_gb: float = _assumed(80, "memory of a GPU, GB")
+    reserved_gb: float = _assumed(2, "of that for CUDA, NCCL and libraries, GB")
+    fragmentation: float = _assumed(0.1, "what the allocator loses, as a share of what is used")
+    nvlink_gb_s: float = _assumed(450, "NVLink of a GPU, per direction, GB/s, data sheet")
+    network_gb_s: float = _assumed(50, "InfiniBand per GPU (400 Gb/s), GB/s")
+    pcie_gb_s: float = _assumed(64, "PCIe 5 x16, per direction, GB/s")
+    link_share: float = _assumed(0.7, "share of NVLink, InfiniBand and PCIe that is reached")
+    hop_us: float = _assumed(2, "latency of a collective per GPU in it, µs")
+    launch_ms: float = _assumed(0.5, "launching a layer's kernels from Python, ms per forward call")
+    gpus_per_node: int = _assumed(8, "GPUs of a node")
+    host_gb: float = _assumed(2000, "CPU memory of a node, GB")
+
+    @property
+    def flops_per_s(self) -> float:
+        return self.matmul_tflops * 1e12 * self.matmul_share
+
+    @property
+    def hbm_bytes_per_s(self) -> float:
+        return self.hbm_tb_s * 1e12 * self.hbm_share
+
+    def gather_s(self, payload: float, gpus: int) -> float:
+        """Until a payload that is spread over ``gpus`` is whole on each: rings over all links of a node at once."""
+        nodes = -(-gpus // self.gpus_per_node)
+        inside = scaling.received_bytes(payload, min(gpus, self.gpus_per_node)) / (self.nvlink_gb_s * 1e9)
+        across = scaling.received_bytes(payload, nodes) / (self.gpus_per_node * self.network_gb_s * 1e9)
+        return max(inside, across) / self.link_share + (gpus - 1) * self.hop_us * 1e-6
+
+    def upload_s(self, payload: float) -> float:
+        """From CPU memory to a GPU."""
+        return payload / (self.pcie_gb_s * 1e9 * self.link_share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A run, and the conversations in it; every field is an option of the script."""
+
+    cartridge_tokens: int = _assumed(2048, "p, positions of the cartridge")
+    row_tokens: int = _assumed(2048, "data.tokens_per_batch, tokens of a packed row")
+    loss_chunk_tokens: int = _assumed(1024, "model.loss_chunk_tokens")
+    rows_per_step: int = _assumed(64, "packed rows of an optimizer step; at least one per GPU")
+    conversations: int = _assumed(65536, "conversations of a run, each trained on once")
+    prompt_tokens: int = _assumed(20, "mean tokens of a conversation's template")
+    question_tokens: int = _assumed(100, "mean tokens of a question")
+    answer_tokens: int = _assumed(380, "mean tokens of an answer")
+    longest_question_tokens: int = _assumed(
+        512, "data.question_max_tokens: a batch decodes until its longest ends"
+    )
+    longest_answer_tokens: int = _assumed(1024, "data.answer_max_tokens: likewise")
+    chunk_tokens: int = _assumed(2304, "mean tokens of a chunk")
+    longest_chunk_tokens: int = _assumed(4096, "data.max_chunk_tokens")
+    rows_per_group: int = _assumed(32, "data.conversations_per_group, decoded side by side behind one chunk")
+    served_rows: int = _assumed(128, "conversations that a served teacher decodes side by side")
+
+    @property
+    def conversation_tokens(self) -> int:
+        return self.prompt_tokens + self.question_tokens + self.answer_tokens
+
+    def row(self, *, recompute: bool) -> Row:
+        """A packed row of mean conversations."""
+        count = max(1, self.row_tokens // self.conversation_tokens)
+        return Row(
+            lengths=(self.conversation_tokens,) * count,
+            answers=self.answer_tokens * count,
+            prefix_tokens=self.cartridge_tokens,
+            loss_chunk_tokens=self.loss_chunk_tokens,
+            recompute=recompute,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Bytes on one GPU."""
+
+    weights: float
+    gathered: float
+    cartridge: float
+    chunk: float
+    training: float
+    exchange: float
+    generating: float
+
+    @property
+    def total(self) -> float:
+        """At the worst of three moments: a training step's activations, its exchange of gradients, or generating."""
+        resident = self.weights + self.gathered + self.cartridge + self.chunk
+        return resident + max(self.training, self.exchange, self.generating)
+
+
+def memory(
+    shape: Shape, strategy: str, gpus: int, work: Work, *, recompute: bool = True, generates: bool = True
+) -> Parts:
+    """What one GPU holds."""
+    row = work.row(recompute=recompute)
+    weights: float = scaling.whole_weight_bytes(shape)
+    gathered = exchange = 0
+    cartridge: float = scaling.cartridge_bytes(shape, work.cartridge_tokens)
+    if strategy != "DDP":
+        shards = scaling.sharded_weight_bytes(shape, gpus) if strategy == "ZeRO-3" else 0
+        weights, gathered = shards + scaling.kept_weight_bytes(shape), scaling.gathered_unit_bytes(shape)
+        cartridge = scaling.zero_cartridge_bytes(shape, work.cartridge_tokens, gpus)
+        exchange = scaling.exchange_bytes(shape, work.cartridge_tokens)
+    chunk = generating = 0
+    if generates:
+        chunk = work.longest_chunk_tokens * shape.kv_elements * 2
+        generating = generating_bytes(shape, work) - chunk
+    return Parts(
+        weights=weights,
+        gathered=gathered,
+        cartridge=cartridge,
+        chunk=chunk,
+        training=scaling.kept_bytes(shape, row) + scaling.working_bytes(shape, row),
+        exchange=exchange,
+        generating=generating,
+    )
+
+
+def generating_bytes(shape: Shape, work: Work) -> int:
+    """Of the longest chunk, questions and answers: as counted on a CPU, or the attention that a GPU has instead."""
+    rows, prompt = work.rows_per_group, work.prompt_tokens + work.longest_question_tokens
+    longest = prompt + work.longest_answer_tokens
+    counted = scaling.generating_bytes(
+        shape,
+        chunk_tokens=work.longest_chunk_tokens,
+        rows=rows,
+        prompt_tokens=prompt,
+        new_tokens=work.longest_answer_tokens,
+    )
+    plain = max(
+        rows * keys * shape.kv_elements * 2
+        + scaling.plain_attention_bytes(shape, rows=rows, tokens=tokens, keys=keys)
+        for tokens, keys in ((prompt, prompt), (1, longest))
+    )
+    return max(counted, work.longest_chunk_tokens * shape.kv_elements * 2 + plain)
+
+
+def used_gb(parts: Parts, machine: Machine) -> float:
+    """With what the allocator loses and what libraries take."""
+    return parts.total * (1 + machine.fragmentation) / 1e9 + machine.reserved_gb
+
+
+def fits(shape: Shape, strategy: str, gpus: int, parts: Parts, machine: Machine) -> bool:
+    """On the GPU, and offloaded weights in the nodes' CPU memory."""
+    nodes = -(-gpus // machine.gpus_per_node)
+    on_host = scaling.gathered_bytes(shape) / nodes if strategy == "offload" else 0
+    return used_gb(parts, machine) <= machine.gpu_gb and on_host <= machine.host_gb * 1e9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """Seconds of one GPU: a packed row, an optimizer step's exchange, a group of conversations, one token of each of its
+    answers."""
+
+    row_s: float
+    exchange_s: float
+    group_s: float
+    token_s: float
+
+
+def times(shape: Shape, strategy: str, gpus: int, work: Work, machine: Machine, *, recompute: bool) -> Times:
+    """Of everything that a run repeats."""
+    row = work.row(recompute=recompute)
+    flops = scaling.forward_flops(shape, row) + scaling.backward_flops(shape, row)
+    passes = 3 if recompute else 2
+    launch_s = machine.launch_ms * 1e-3 * shape.layers
+    forward_s = _gathers_s(shape, strategy, gpus, machine, scaling.gathered_bytes(shape))
+    training_s = _gathers_s(shape, strategy, gpus, machine, scaling.gathered_for_training_bytes(shape))
+    payload = scaling.ddp_payload_bytes(shape, work.cartridge_tokens)
+    question = _completion_s(
+        shape, work, machine, work.prompt_tokens, work.longest_question_tokens, forward_s
+    )
+    prompt = work.prompt_tokens + work.question_tokens
+    answer = _completion_s(shape, work, machine, prompt, work.longest_answer_tokens, forward_s)
+    prefill_s = max(scaling.prefill_flops(shape, work.chunk_tokens) / machine.flops_per_s, launch_s)
+    return Times(
+        row_s=max(flops / machine.flops_per_s, passes * launch_s) + training_s,
+        # An all-reduce is two gathers' worth; ZeRO adds one, of what each GPU has updated.
+        exchange_s=(2 if strategy == "DDP" else 3) * machine.gather_s(payload, gpus),
+        group_s=prefill_s + forward_s + question + answer,
+        token_s=answer / work.longest_answer_tokens,
+    )
+
+
+def _gathers_s(shape: Shape, strategy: str, gpus: int, machine: Machine, payload: float) -> float:
+    """Of all layers, one at a time."""
+    if strategy == "DDP":
+        return 0.0
+    units = payload / (shape.layer_weights * 2)
+    gathered = units * machine.gather_s(payload / units, gpus)
+    return gathered + (machine.upload_s(payload / gpus) if strategy == "offload" else 0.0)
+
+
+def _completion_s(
+    shape: Shape, work: Work, machine: Machine, prompt: int, new_tokens: int, gathers_s: float
+) -> float:
+    """A batch of replies by `LocalTeacher`: the prompts are read, then every row decodes until the longest has ended."""
+    rows, prefix, own = work.rows_per_group, work.chunk_tokens, prompt + new_tokens // 2
+    read = scaling.completion_flops(
+        shape, prefix_tokens=prefix, rows=rows, prompt_tokens=prompt, new_tokens=1
+    )
+    flops = scaling.decode_flops(shape, prefix_tokens=prefix, rows=rows, own_tokens=own)
+    moved = scaling.decode_bytes(shape, prefix_tokens=prefix, rows=rows, own_tokens=own)
+    launch_s = machine.launch_ms * 1e-3 * shape.layers
+    read_s = max(read / machine.flops_per_s, launch_s)
+    step_s = max(flops / machine.flops_per_s, moved / machine.hbm_bytes_per_s, launch_s)
+    return read_s + (new_tokens - 1) * step_s + new_tokens * gathers_s
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Of all GPUs together: trained tokens a second, alone and with its own teacher; seconds and optimizer steps of a run."""
+
+    training_tokens_per_s: float
+    tokens_per_s: float
+    training_s: float
+    generating_s: float
+    steps: int
+
+
+def rates(gpus: int, work: Work, times: Times) -> Rates:
+    """Of a run on this many GPUs."""
+    per_row = len(work.row(recompute=True).lengths)
+    rows_per_step = max(1, work.rows_per_step // gpus)
+    steps = -(-work.conversations // (per_row * rows_per_step * gpus))
+    training_s = steps * (rows_per_step * times.row_s + times.exchange_s)
+    generating_s = work.conversations / work.rows_per_group / gpus * times.group_s
+    tokens = work.conversations * work.conversation_tokens
+    return Rates(
+        training_tokens_per_s=tokens / training_s,
+        tokens_per_s=tokens / (training_s + generating_s),
+        training_s=training_s,
+        generating_s=generating_s,
+        steps=steps,
+    )
+
+
+def served_conversations_per_s(shape: Shape, gpus: int, work: Work, machine: Machine) -> float:
+    """A served teacher that spreads each layer over ``gpus`` and replaces a row as soon as it ends.
+
+    No code of ours, so nothing holds it: weights once per token and each row's keys and values, chunk included, two
+    all-reduces a layer; prefill shared by a group.
+    """
+    own = work.chunk_tokens + work.conversation_tokens // 2
+    weights = (shape.layers * shape.layer_matrices + shape.head_weights) * 2
+    moved = weights + work.served_rows * own * shape.kv_elements * 2
+    step_s = moved / (gpus * machine.hbm_bytes_per_s) + 4 * shape.layers * (gpus - 1) * machine.hop_us * 1e-6
+    prefill_s = scaling.prefill_flops(shape, work.chunk_tokens) / (gpus * machine.flops_per_s)
+    replies_s = (work.question_tokens + work.answer_tokens) * step_s / work.served_rows
+    return 1 / (replies_s + prefill_s / work.rows_per_group)

@@ -1,0 +1,98 @@
+"""The shapes that costs are computed from: a Llama, and a packed row that it reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A Llama. ``tied`` means that the embedding is the output head too."""
+
+    layers: int
+    width: int
+    mlp_width: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    head_dim: int = 128
+    tied: bool = False
+
+    @classmethod
+    def of_config(cls, config: Any) -> Shape:
+        """Of a transformers LlamaConfig."""
+        return cls(
+            layers=config.num_hidden_layers,
+            width=config.hidden_size,
+            mlp_width=config.intermediate_size,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            vocabulary=config.vocab_size,
+            head_dim=config.head_dim,
+            tied=config.tie_word_embeddings,
+        )
+
+    @property
+    def qkv_weights(self) -> int:
+        """Of a layer: W · (H + 2K) · D."""
+        return self.width * (self.heads + 2 * self.kv_heads) * self.head_dim
+
+    @property
+    def layer_matrices(self) -> int:
+        """Weights of a layer's matrices: query, key, value and output, and the three of the MLP."""
+        return self.qkv_weights + self.width * self.heads * self.head_dim + 3 * self.width * self.mlp_width
+
+    @property
+    def layer_weights(self) -> int:
+        """With the layer's two norms."""
+        return self.layer_matrices + 2 * self.width
+
+    @property
+    def head_weights(self) -> int:
+        """V · W: the output head, and the embedding as well."""
+        return self.vocabulary * self.width
+
+    @property
+    def weights(self) -> int:
+        """All: layers, embedding, output head, last norm."""
+        ends = self.head_weights if self.tied else 2 * self.head_weights
+        return self.layers * self.layer_weights + ends + self.width
+
+    @property
+    def kv_elements(self) -> int:
+        """Keys and values of one token in all layers: 2 · L · K · D."""
+        return 2 * self.layers * self.kv_heads * self.head_dim
+
+
+# Llama-3.1, from its published configs.
+LLAMA_3_1 = {
+    "8B": Shape(layers=32, width=4096, mlp_width=14336, heads=32, kv_heads=8, vocabulary=128256),
+    "70B": Shape(layers=80, width=8192, mlp_width=28672, heads=64, kv_heads=8, vocabulary=128256),
+    "405B": Shape(layers=126, width=16384, mlp_width=53248, heads=128, kv_heads=8, vocabulary=128256),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A packed micro-batch and how it is trained.
+
+    Args:
+        lengths: tokens of each packed conversation.
+        answers: answer tokens in all of them.
+        prefix_tokens: of the cartridge.
+        loss_chunk_tokens: answer tokens whose logits exist at a time.
+        recompute: gradient checkpointing.
+        element_bytes: of the frozen model.
+    """
+
+    lengths: tuple[int, ...]
+    answers: int
+    prefix_tokens: int
+    loss_chunk_tokens: int = 1024
+    recompute: bool = True
+    element_bytes: int = 2
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
