@@ -133,10 +133,8 @@ class CascadeLayer(CacheLayerMixin):
         scores[:, :, : layout.held] += self.scores * step.decay
         keep = step.plan.columns(scores)  # (R, H, n')
         R, H, _ = keep.shape
-        wide = keep.expand(R, key.shape[1], -1)[..., None]
-        plain = torch.cat([self.keys, key.detach()], dim=2)
-        self.keys = plain.gather(2, wide.expand(-1, -1, -1, plain.shape[-1]))
-        self.values = values.detach().gather(2, wide.expand(-1, -1, -1, values.shape[-1]))
+        self.keys = _columns_of(torch.cat([self.keys, key.detach()], dim=2), keep)
+        self.values = _columns_of(values.detach(), keep)
         self.scores = scores.gather(2, keep)
         self.tokens = torch.cat([self.tokens, step.tokens.expand(R, H, -1)], dim=2).gather(2, keep)
         self.seen, self.counts = step.plan.seen, step.plan.counts
@@ -225,3 +223,11 @@ class CascadeLayer(CacheLayerMixin):
         held = int(self.stored().max())
         for name in ("keys", "values", "scores", "tokens"):
             setattr(self, name, getattr(self, name)[:, :, :held])
+
+
+def _columns_of(x: Tensor, columns: Tensor) -> Tensor:
+    """``x`` [R, KV, m, D] at ``columns`` [R, KV or 1, n]: copies whole rows of D, where `gather` would look up every number."""
+    R, KV, m, D = x.shape
+    first = torch.arange(R * KV, device=x.device).view(R, KV, 1) * m
+    chosen = x.reshape(-1, D).index_select(0, (first + columns).flatten())
+    return chosen.view(R, KV, columns.shape[2], D)

@@ -45,6 +45,21 @@ class CascadeOptions:
 
         return CascadingCache(config=config, **asdict(self))
 
+    def keeping(self, first_tokens: int) -> CascadeOptions:
+        """The same size, with at least so many sinks; the few tokens that equal sub-caches leave over are sinks too.
+
+        Raises:
+            ValueError: they leave no place for anything else.
+        """
+        sinks = max(self.sink_tokens, first_tokens)
+        free = self.total_tokens - sinks
+        if free < 1:
+            raise ValueError(
+                f"total_tokens={self.total_tokens} leaves no place behind {sinks} tokens that stay; choose at least {sinks + 1}"
+            )
+        cascades = min(self.cascades, free)
+        return replace(self, cascades=cascades, sink_tokens=sinks + free % cascades)
+
     def streaming_llm(self) -> CascadeOptions:
         """StreamingLLM of the same total size: one sub-cache, which is a sliding window behind the sinks."""
         return replace(self, cascades=1)

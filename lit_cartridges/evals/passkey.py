@@ -162,14 +162,18 @@ def passkey_cell(
     samples: int,
     max_new_tokens: int,
     max_context_tokens: int | None = None,
+    first_seed: int = 0,
 ) -> PasskeyCell:
     """Ask ``system`` for the keys of ``samples`` texts; the same texts for every system.
+
+    Args:
+        first_seed: of the texts, which have one seed after the other.
 
     Raises:
         ContextTooLong: "icl", and a text does not fit.
     """
     digits = right = exact = 0
-    for seed in range(samples):
+    for seed in range(first_seed, first_seed + samples):
         sample = language.sample(renderer.tokenizer, num_tokens=num_tokens, depth=depth, seed=seed)
         reserve = reserve_tokens(renderer, sample.questions, max_new_tokens)
         ids = encoded(renderer.tokenizer, sample.text)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from benchmarks import cascade_decode, cascade_prefill
+from benchmarks import cascade_ablation, cascade_decode, cascade_kept, cascade_prefill
 from benchmarks._plots import crossing, loglog_slope
 from tests.benchmarks.test_scripts import _keep_threads, run  # noqa: F401  the fixture is used by being here
 
@@ -38,6 +38,33 @@ def test_decode_and_scores(tmp_path, capsys):
     assert all(s > 0 for r in figures["results"] for s in r["seconds_per_token"].values())
     assert set(figures["scores"]["seconds"]) == {"ours", "no scores (SDPA)", "second softmax"}
     assert "tokens read before" in capsys.readouterr().out
+
+
+def test_ablation_differs_in_one_setting_at_a_time(tmp_path, capsys):
+    options = ("--settings", "eager_fill", "scores", "--documents", "2", "--corpora", "1", "--samples", "1")
+    results = run(cascade_ablation, tmp_path, *options)["results"]
+    default, *others = results
+    assert [(r["setting"], r["value"]) for r in others] == [
+        ("scores", "at random"), ("scores", "value words first"), ("scores", "values, then names"),
+        ("eager_fill", "False"),
+    ]  # fmt: skip
+    for other in others:
+        different = {key for key, value in other["cache"].items() if value != default["cache"][key]}
+        assert different == ({"eager_fill"} if other["setting"] == "eager_fill" else set())
+        assert other["difference"] == pytest.approx(other["nats_per_token"] - default["nats_per_token"])
+    random, values_first = others[:2]
+    # Whoever knows that value words will be asked for, answers; whoever keeps any words does not.
+    assert values_first["questions"] > random["questions"] + 0.2
+    assert values_first["passkey"] > random["passkey"] + 0.2
+    assert "| eager_fill" in capsys.readouterr().out
+
+
+def test_kept_tokens_are_those_that_the_scores_prefer(tmp_path):
+    results = {(r["scores"], r["layer"]): r for r in run(cascade_kept, tmp_path)["results"]}
+    for layer in (0, 1):
+        first, random = results["value words first", layer], results["random", layer]
+        assert first["value kept"] > 0.7 > 0.5 > random["value kept"]
+        assert first["facts with value"] >= first["heads with value"] > random["heads with value"]
 
 
 def test_slopes_are_exponents():

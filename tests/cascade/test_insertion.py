@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_cartridges.cascade.insertion import plan_insertion, stored_tokens
 from lit_cartridges.cascade.shape import CascadeShape
@@ -134,6 +135,26 @@ def test_equals_the_sequential_rule(sinks, cascades, window, eager_fill, chunks,
                     references[row][head].insert(scores[row, head].tolist().__getitem__)
                 assert state.held(row, head) == references[row][head].held()
                 assert [state.cache(i, row, head) for i in range(cascades)] == references[row][head].caches
+
+
+def test_no_work_is_done_token_by_token():
+    """As many tensor operations for a chunk of 600 tokens as for one of 40: nothing loops over them."""
+
+    class Counting(TorchDispatchMode):
+        operations = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.operations += 1
+            return function(*args, **(kwargs or {}))
+
+    shape, counted = CascadeShape(sink_tokens=2, cascades=4, window_tokens=8), []
+    for size in (40, 600):
+        state, scores = Vectorised(shape, rows=2), torch.rand(2, 1, 1000)
+        state.insert(scores, torch.ones(2, 200, dtype=torch.bool))
+        with Counting() as counting:
+            state.insert(scores, torch.ones(2, size, dtype=torch.bool))
+        counted.append(counting.operations)
+    assert 0 < counted[0] == counted[1]
 
 
 def test_span_and_capacity():

@@ -130,6 +130,16 @@ def test_one_cascade_is_a_sliding_window():
     torch.testing.assert_close(read(full, cache, ids), dense(windowed, ids), **TOLERANCE)
 
 
+def test_one_cascade_is_a_sliding_window_behind_sinks():
+    """A one-layer Llama says what it says of the sinks, the last nine tokens and the new one, as one short text."""
+    model, ids = one_layer(2), tokens(1, 40)
+    cache = CascadingCache(config=model.config, sink_tokens=3, cascades=1, window_tokens=9, stride_tokens=1)
+    ours = read(model, cache, ids)[0]
+    for t in range(40):
+        seen = [*range(min(3, t)), *range(max(3, t - 9), t), t] if t >= 3 else [*range(t + 1)]
+        torch.testing.assert_close(ours[t], dense(model, ids[:, seen])[0, -1], **TOLERANCE)
+
+
 def test_one_cascade_holds_the_sinks_and_the_last_tokens(llama):
     cache = CascadingCache(config=llama.config, sink_tokens=3, cascades=1, total_tokens=13, stride_tokens=6)
     read(llama, cache, tokens(2, 100))
