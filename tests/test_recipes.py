@@ -10,7 +10,10 @@ import yaml
 
 from lit_cartridges.commands.trainer_cli import CartridgeCLI
 
-RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+FOLDER = Path(__file__).parent.parent / "recipes"
+RECIPES = sorted(FOLDER.glob("*.yaml"))
+OVERLAYS = sorted(FOLDER.glob("deepspeed/*.yaml"))  # to be laid over one of the others
+TEACHERS = sorted(FOLDER.glob("teachers/*.yaml"))  # the same
 PATIENT = {
     "name": "A. Person",
     "birthday": "1960-01-01",
@@ -26,12 +29,13 @@ PATIENT = {
 }
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", RECIPES + OVERLAYS + TEACHERS, ids=lambda path: path.stem)
 def test_the_header_names_prerequisite_launch_line_and_override(recipe):
     header = [line for line in recipe.read_text().splitlines() if line.startswith("#")]
     for word in ("Prerequisite:", "Launch:", "Override:"):
         assert any(word in line for line in header), f"{recipe.name} lacks {word}"
-    assert recipe.name in next(line for line in header if "Launch:" in line)
+    launch = header[next(number for number, line in enumerate(header) if "Launch:" in line) :]
+    assert recipe.name in launch[0] + launch[1]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -53,6 +57,39 @@ def test_the_recipe_builds_its_module_and_data(recipe, tmp_path, monkeypatch):
     assert type(cli.model.objective).__name__ == content["model"]["objective"]
     assert cli.datamodule.tokens_per_batch == content["data"]["tokens_per_batch"]
     assert cli.trainer.max_steps == content["trainer"]["max_steps"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+def test_an_overlay_changes_the_strategy_of_another_recipe_alone(overlay, tmp_path, monkeypatch):
+    pytest.importorskip("deepspeed")
+    from lit_cartridges.strategies import CartridgeDeepSpeedStrategy
+
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    trainer = yaml.safe_load(overlay.read_text())["trainer"]
+    assert trainer.keys() == {"devices", "strategy"}
+    base = ["--config", str(FOLDER / "pocket.yaml"), f"--trainer.default_root_dir={tmp_path}"]
+    cli = CartridgeCLI.run_with([*base, "--config", str(overlay)], run=False)
+    assert isinstance(cli.trainer.strategy, CartridgeDeepSpeedStrategy)
+    for option, value in trainer["strategy"]["init_args"].items():
+        assert getattr(cli.trainer.strategy, option) == value
+    assert cli.model.num_tokens == CartridgeCLI.run_with(base, run=False).model.num_tokens == 150
+
+
+@pytest.mark.parametrize("overlay", TEACHERS, ids=lambda path: path.stem)
+def test_an_overlay_changes_the_teacher_of_another_recipe_alone(overlay, tmp_path):
+    base = ["--config", str(FOLDER / "pocket.yaml"), f"--trainer.default_root_dir={tmp_path}"]
+    teacher = yaml.safe_load(overlay.read_text())["data"]["teacher"]
+    cli = CartridgeCLI.run_with([*base, "--config", str(overlay)], run=False)
+    assert type(cli.datamodule.teacher).__name__ == teacher["class_path"]
+    assert cli.datamodule.teacher.model == teacher["init_args"]["model"]
+    one = [*base, "--config", str(overlay), "--data.teacher.base_urls", "[http://a:1, http://b:2]"]
+    assert CartridgeCLI.run_with(one, run=False).datamodule.teacher.base_urls == [
+        "http://a:1/v1",
+        "http://b:2/v1",
+    ]
+    assert (
+        cli.datamodule.tokens_per_batch == CartridgeCLI.run_with(base, run=False).datamodule.tokens_per_batch
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--config", "pocket.yaml"], ["--config=pocket.yaml"]])

@@ -7,8 +7,8 @@ They need different things, so they are kept apart:
   positions of an 8B model are 0.5 GB in fp32, of a 70B model 1.3 GB). Stage 1 shards its two moments, stage 2 and 3
   its gradients too.
 - The **frozen model** is whole under stages 0 to 2. Under stage 3 its layers are sharded (`ShardedWeights`), loaded
-  shard by shard (`load_sharded`), in its own dtype; so is a separate teacher. The shards may rest in CPU memory
-  (``offload_parameters``).
+  shard by shard (`load_sharded`), in its own dtype; so is a separate teacher. The shards may rest in CPU memory or on
+  an NVMe disk (``offload_parameters``).
 
 A checkpoint is one file as any other strategy writes it, without frozen weights: DeepSpeed's own would be a folder of
 pickles for one number of processes. Gradient clipping and accumulation are DeepSpeed's.
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from torch import nn
 
 from lit_cartridges.models import load_model
 from lit_cartridges.strategies.lock_step import LockStep
+from lit_cartridges.strategies.nvme_shards import require_nvme
 from lit_cartridges.strategies.sharded_loading import load_sharded
 from lit_cartridges.strategies.sharded_weights import ShardedWeights
 from lit_cartridges.strategies.whole_optimizer import load_whole_state, whole_state
@@ -42,11 +44,14 @@ class CartridgeDeepSpeedStrategy(DeepSpeedStrategy):
 
     Args:
         stage: 0 shards nothing, 1 the cartridge's moments, 2 its gradients too, 3 the frozen weights as well.
-        offload_parameters: let the frozen weights' shards rest in CPU memory (stage 3).
-        options: anything else that Lightning's DeepSpeedStrategy takes.
+        offload_parameters: let the frozen weights' shards rest elsewhere than where they compute (stage 3).
+        offload_params_device: where: "cpu" (its memory) or "nvme" (a disk, see `nvme_shards`).
+        nvme_path: folder on that disk, on every machine; a run's files there are removed when it ends.
+        options: anything else that Lightning's DeepSpeedStrategy takes; ``timeout`` (30 minutes) is how long a process
+            waits for one that hangs.
 
     Raises:
-        ValueError: a stage that does not exist, or offloading without stage 3.
+        ValueError: a stage that does not exist, or offloading without stage 3 or to an unknown device.
     """
 
     strategy_name = "cartridge_deepspeed"
@@ -56,6 +61,8 @@ class CartridgeDeepSpeedStrategy(DeepSpeedStrategy):
         *,
         stage: int = 3,
         offload_parameters: bool = False,
+        offload_params_device: str = "cpu",
+        nvme_path: str = "/local_nvme",
         **options: Any,
     ) -> None:
         if stage not in (0, 1, 2, 3):
@@ -65,19 +72,14 @@ class CartridgeDeepSpeedStrategy(DeepSpeedStrategy):
                 f"strategy.offload_parameters=true with stage={stage}: only stage 3 shards frozen weights, which is "
                 "what can be offloaded; set stage=3"
             )
+        if offload_params_device not in ("cpu", "nvme"):
+            raise ValueError(f"strategy.offload_params_device={offload_params_device!r} must be cpu or nvme")
         # The engine knows the cartridge alone, whose parameters stay whole: stage 2 is as far as it goes. It prints a
         # batch size; ours are packed, one row each.
-        super().__init__(**({"stage": min(stage, 2), "logging_batch_size_per_gpu": 1} | options))
-        self.stage = stage
-        self._frozen_config = {
-            "train_micro_batch_size_per_gpu": 1,
-            "zero_optimization": {
-                "stage": 3,
-                # DeepSpeed's replacement of torch's linear function would outlive this run; `saving` does its work.
-                "memory_efficient_linear": False,
-                **({"offload_param": {"device": "cpu"}} if offload_parameters else {}),
-            },
-        }
+        super().__init__(stage=min(stage, 2), logging_batch_size_per_gpu=1, **options)
+        self.stage, self.offload_parameters = stage, offload_parameters
+        self.offload_params_device, self.nvme_path = offload_params_device, nvme_path
+        self._folders: list[TemporaryDirectory[str]] = []
         self._sharded: list[ShardedWeights] = []
         self._lock_step: LockStep | None = None
 
@@ -91,13 +93,15 @@ class CartridgeDeepSpeedStrategy(DeepSpeedStrategy):
         """As Lightning does, on the CPU too.
 
         Raises:
-            ValueError: a precision other than 32-true, which is the cartridge's.
+            ValueError: a precision other than 32-true, which is the cartridge's; or a disk that cannot be used.
         """
         if self.precision_plugin.precision != "32-true":
             raise ValueError(
                 f"trainer.precision={self.precision_plugin.precision!r}: cartridges are trained in fp32, and the frozen "
                 "model has a dtype of its own; leave trainer.precision at 32-true and set model.dtype"
             )
+        if self._offloads_to_nvme:
+            require_nvme(self.nvme_path)
         self.precision_plugin = _Precision("32-true")
         if isinstance(self.accelerator, CPUAccelerator):
             DDPStrategy.setup_environment(self)
@@ -123,11 +127,32 @@ class CartridgeDeepSpeedStrategy(DeepSpeedStrategy):
         if self.stage < 3:
             return load_model(name, dtype=dtype, device=self.root_device)
         with isolate_rng():
-            model = load_sharded(name, dtype=dtype, device=self.root_device, config=self._frozen_config)
+            model = load_sharded(name, dtype=dtype, device=self.root_device, config=self._frozen_config())
         self._sharded.append(ShardedWeights(model))
         models = [*(self._lock_step.models if self._lock_step else ()), model]
         self._lock_step = LockStep(models, device=self.root_device)
         return model
+
+    def _frozen_config(self) -> dict[str, Any]:
+        """What DeepSpeed is told of one frozen model."""
+        zero: dict[str, Any] = {
+            "stage": 3,
+            # DeepSpeed's replacement of torch's linear function would outlive this run; `saving` does its work.
+            "memory_efficient_linear": False,
+        }
+        if self.offload_parameters:
+            zero["offload_param"] = {"device": self.offload_params_device}
+        if self._offloads_to_nvme:
+            # Its own: DeepSpeed empties the folder, numbers processes by rank, and other runs may use the same disk.
+            self._folders.append(TemporaryDirectory(prefix="lit_cartridges-", dir=self.nvme_path))
+            zero["offload_param"]["nvme_path"] = self._folders[-1].name
+        assert isinstance(self.config, dict)
+        aio = self.config.get("aio", {})
+        return {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero, "aio": aio}
+
+    @property
+    def _offloads_to_nvme(self) -> bool:
+        return self.offload_parameters and self.offload_params_device == "nvme"
 
     def in_step(self) -> Any:
         """A section in which processes may run frozen models unequally often, under no_grad (see `LockStep`)."""
@@ -193,6 +218,8 @@ class CartridgeDeepSpeedStrategy(DeepSpeedStrategy):
         """Give sharded models their own forward calls back; they cannot be used afterwards."""
         for weights in self._sharded:
             weights.close()
+        for folder in self._folders:
+            folder.cleanup()
         super().teardown()
 
     def _parameters(self) -> list[nn.Parameter]:
@@ -215,10 +242,14 @@ def without_shared_memory_extension() -> Iterator[None]:
 
 
 class _Precision(DeepSpeedPrecision):
-    """DeepSpeed's, with batches as they are."""
+    """Lightning's, with batches as they are, and the loss divided by its micro-batches once."""
 
     def convert_input(self, data: Any) -> Any:
         return data
+
+    def backward(self, *args: Any, **kwargs: Any) -> None:
+        # Lightning has divided it; DeepSpeed would again, and clipping would see half the gradient of two micro-batches.
+        super().backward(*args, scale_wrt_gas=False, **kwargs)
 
 
 class _Trained(nn.Module):

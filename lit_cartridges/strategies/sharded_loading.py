@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from lit_cartridges.models import load_config, resolve
+from lit_cartridges.strategies.nvme_shards import nvme_shards
+from lit_cartridges.strategies.returned_memory import return_large_blocks
 from lit_cartridges.strategies.sharded_weights import shard, sharded_modules
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -35,8 +36,10 @@ def load_sharded(name: str, *, dtype: str, device: torch.device, config: dict[st
         config: DeepSpeed's, of stage 3.
 
     Raises:
-        ValueError: the model has no safetensors files, or they lack some of its weights.
+        ValueError: the model has no safetensors files, or they lack some of its weights; or its layers cannot be sharded.
     """
+    if device.type == "cpu":
+        return_large_blocks()
     model_config = load_config(name)
     wanted: Any = (model_config.dtype or torch.float32) if dtype == "auto" else getattr(torch, dtype)
     folder = _folder(name)
@@ -46,9 +49,10 @@ def load_sharded(name: str, *, dtype: str, device: torch.device, config: dict[st
     _make_buffers(model, device)
     model.tie_weights()
     waiting = sharded_modules(model)
+    store = nvme_shards(waiting, config=config)
     for tensors in _layers(model, folder):
         _place(model, tensors, wanted, device)
-        waiting = [module for module in waiting if not _sharded(module, config)]
+        waiting = [module for module in waiting if not _sharded(module, config, store)]
     model.tie_weights()
     missing = [key for key, x in (*model.named_parameters(), *model.named_buffers()) if x.is_meta]
     if missing:
@@ -91,18 +95,13 @@ def _layers(model: Any, folder: Path) -> Iterator[dict[str, Tensor]]:
     else:
         with safe_open(str(folder / _SINGLE), framework="pt") as file:
             file_of = dict.fromkeys(file.keys(), _SINGLE)
-    with ExitStack() as stack:
-        opened: dict[str, Any] = {}
-        for _, keys in groupby(sorted(file_of, key=_layer_of), key=_layer_of):
-            tensors = {}
-            for key in keys:
-                file_name = file_of[key]
-                if file_name not in opened:
-                    opened[file_name] = stack.enter_context(
-                        safe_open(str(folder / file_name), framework="pt")
-                    )
-                tensors[key] = opened[file_name].get_tensor(key)
-            yield from _converted(model, tensors)
+    for _, keys in groupby(sorted(file_of, key=_layer_of), key=_layer_of):
+        tensors: dict[str, Tensor] = {}
+        for file_name, own in groupby(sorted(keys, key=file_of.__getitem__), key=file_of.__getitem__):
+            # Opened anew for each layer: what has been read of a mapped file counts as memory until it is closed.
+            with safe_open(str(folder / file_name), framework="pt") as file:
+                tensors |= {key: file.get_tensor(key) for key in own}
+        yield from _converted(model, tensors)
 
 
 def _layer_of(key: str) -> tuple[str, int]:
@@ -149,9 +148,9 @@ def _has(model: Any, key: str) -> bool:
     return name in module._parameters or name in module._buffers
 
 
-def _sharded(module: nn.Module, config: dict[str, Any]) -> bool:
+def _sharded(module: nn.Module, config: dict[str, Any], store: Any) -> bool:
     """Shard the module if it is complete."""
     if any(parameter.is_meta for parameter in module.parameters()):
         return False
-    shard(module, config)
+    shard(module, config, store)
     return True

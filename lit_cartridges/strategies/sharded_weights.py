@@ -1,6 +1,6 @@
 """A frozen model whose weights are spread over all processes, one layer at a time made whole (ZeRO-3, arXiv 1910.02054).
 
-DeepSpeed keeps the shards (in GPU or CPU memory) and gathers them; this module says when. Frozen weights need
+DeepSpeed keeps the shards (in GPU or CPU memory, or on disk) and gathers them; this module says when. Frozen weights need
 less than ZeRO's own hooks give: no gradients, no optimizer, no reduction. So a layer is gathered before it runs
 forward and let go after it, and gathered again when the backward pass first asks for one of its weights, which lets go
 of the layer before. What autograd saves of a weight is not the weight but where to find it (`saving`), so nothing of a
@@ -30,7 +30,7 @@ def sharded_modules(model: PreTrainedModel) -> list[nn.Module]:
     """The modules that are gathered one at a time: the layers, and the embedding unless it is the output head too.
 
     Raises:
-        ValueError: the model has no layers that transformers marks as such.
+        ValueError: the model has no layers that transformers marks as such, or they share weights with each other.
     """
     layers: list[nn.Module] = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers:
@@ -40,16 +40,24 @@ def sharded_modules(model: PreTrainedModel) -> list[nn.Module]:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if head is None or embedding.weight is not head.weight:
         layers.insert(0, embedding)
+    parameters = [id(parameter) for layer in layers for parameter in layer.parameters()]
+    if len(set(parameters)) < len(parameters):
+        raise ValueError(
+            f"{type(model).__name__} has layers that share weights or lie inside of each other, which cannot be sharded "
+            "one at a time; choose stage 0, 1 or 2, which keep the frozen model whole"
+        )
     return layers
 
 
-def shard(module: nn.Module, config: dict[str, Any]) -> None:
-    """Keep this process's share of the module's parameters, which are whole now, as ``config`` (DeepSpeed's) says."""
+def shard(module: nn.Module, config: dict[str, Any], store: Any = None) -> None:
+    """Keep this process's share of the module's parameters, which are whole now, as ``config`` (DeepSpeed's) says.
+
+    ``store`` is where shards go that are offloaded to NVMe (see `nvme_shards`).
+    """
     import deepspeed
 
-    parameters = list(module.parameters())
-    if parameters and not hasattr(parameters[0], "ds_id"):
-        deepspeed.zero.Init(module=module, config_dict_or_path=config, dtype=parameters[0].dtype)
+    dtype = next(module.parameters()).dtype
+    deepspeed.zero.Init(module=module, config_dict_or_path=config, dtype=dtype, param_swapper=store)
 
 
 class ShardedWeights:
@@ -103,7 +111,8 @@ class ShardedWeights:
         try:
             return forward(*args, **kwargs)
         finally:
-            if self._whole is unit:
+            # A backward pass that runs the layer again is about to read its weights.
+            if self._whole is unit and not _in_backward():
                 self.release()
 
     def _pack(self, tensor: Tensor) -> Tensor | _Weight:
@@ -120,6 +129,11 @@ class ShardedWeights:
         self._gather(saved.unit)
         whole = saved.parameter.data
         return whole.as_strided(saved.shape, saved.stride, whole.storage_offset() + saved.offset)
+
+
+def _in_backward() -> bool:
+    """Is this the thread of a backward pass?"""
+    return bool(torch._C._current_graph_task_id() != -1)  # as torch.utils.checkpoint asks
 
 
 @dataclass(eq=False)

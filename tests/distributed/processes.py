@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +22,7 @@ def run_jobs(folder: Path, jobs: list[dict[str, Any]], *, world_size: int, limit
     Raises:
         AssertionError: a process failed or hangs; with the end of its log.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "jobs.json").write_text(json.dumps(jobs))
-    workers = []
-    for rank, environment in enumerate(environments(world_size)):
-        log = (folder / f"log-{rank}.txt").open("w")
-        workers.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.distributed.worker", str(folder)],
-                cwd=ROOT,
-                env=environment,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        )
-    try:
+    with started(folder, jobs, world_size=world_size) as workers:
         end = time.monotonic() + limit_s
         while time.monotonic() < end and all(worker.poll() in (None, 0) for worker in workers):
             if all(worker.poll() == 0 for worker in workers):
@@ -42,12 +30,34 @@ def run_jobs(folder: Path, jobs: list[dict[str, Any]], *, world_size: int, limit
             time.sleep(0.1)
         # The one that hangs waits for the one that failed: that one's log says why.
         bad = [rank for rank, worker in enumerate(workers) if worker.poll()] or list(range(world_size))
-        logs = "\n".join((folder / f"log-{rank}.txt").read_text()[-4000:] for rank in bad)
+        logs = "\n".join(log_of(folder, rank)[-4000:] for rank in bad)
         raise AssertionError(f"processes {bad} of {world_size} failed or hang:\n{logs}")
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
+
+
+@contextmanager
+def started(
+    folder: Path, jobs: list[dict[str, Any]], *, world_size: int
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """A process per rank, all of them ended at the end of the ``with``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    with ExitStack() as stack:
+        workers = []
+        for rank, environment in enumerate(environments(world_size)):
+            log = stack.enter_context((folder / f"log-{rank}.txt").open("w"))
+            command = [sys.executable, "-m", "tests.distributed.worker", str(folder)]
+            worker = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+            stack.callback(worker.wait)
+            stack.callback(worker.kill)
+            workers.append(worker)
+        yield workers
+
+
+def log_of(folder: Path, rank: int) -> str:
+    """What a process printed."""
+    return (folder / f"log-{rank}.txt").read_text()
 
 
 def results(folder: Path, job: str, world_size: int) -> list[dict[str, Any]]:

@@ -81,11 +81,25 @@ def curve(parts) -> np.ndarray:
     return np.mean([part["losses"] for part in parts], axis=0)
 
 
+def relative(ours, theirs) -> float:
+    """The largest relative difference."""
+    return float(np.max(np.abs(ours - theirs) / np.abs(theirs)))
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_one_loss_curve(one, two, strategy):
-    parts = results(two, strategy, 2)
-    assert len(one["losses"]) == STEPS and np.std(one["losses"]) > 0.01
-    np.testing.assert_allclose(curve(parts), curve([one]), rtol=1e-4)
+def test_one_loss_curve(one, two, strategy, figure):
+    ours, theirs = curve(results(two, strategy, 2)), curve([one])
+    assert len(theirs) == STEPS and np.std(theirs) > 0.01
+    figure(f"loss, {strategy}: {relative(ours, theirs):.1e} from one process over {STEPS} steps")
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_one_curve_of_gradient_norms(one, two, strategy, figure):
+    """What clipping sees; Adam alone would hide a gradient of twice the size."""
+    ours, theirs = (np.array(part["norms"]) for part in (results(two, strategy, 2)[0], one))
+    figure(f"gradient norm, {strategy}: {relative(ours, theirs):.1e} from one process over {STEPS} steps")
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -146,30 +160,46 @@ def test_evaluations_run_and_agree(one, two, strategy):
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero3"])
-def test_two_processes_go_on_where_one_stopped(one, two, strategy):
+def test_two_processes_go_on_where_one_stopped(one, two, strategy, figure):
     """After an odd number of steps, so that counts of micro-batches of the two runs do not match by chance."""
     parts = results(two, f"{strategy}-resumed", 2)
+    difference = relative(curve(parts), np.array(one["losses"][SAVED:]))
+    figure(
+        f"resumed at step {SAVED}, 1 process to 2, {strategy}: loss {difference:.1e} from the undisturbed run"
+    )
     np.testing.assert_allclose(curve(parts), one["losses"][SAVED:], rtol=1e-4)
     batches = [part["batches"] for part in parts]
     assert [batch for step in zip(*batches, strict=True) for batch in step] == one["batches"][2 * SAVED :]
 
 
+@pytest.fixture(scope="module")
+def from_two(folder, settings, two):
+    """One process goes on from checkpoints of two."""
+    job = {**settings, "strategy": "auto"}
+    jobs = [{**job, "name": s, "resume": str(two / s / "at.ckpt")} for s in ("ddp", "zero2", "zero3")]
+    run_jobs(folder / "from-two", jobs, world_size=1)
+    return folder / "from-two"
+
+
 @pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3"])
-def test_one_process_goes_on_where_two_stopped(folder, settings, one, two, strategy):
-    job = {**settings, "name": "run", "strategy": "auto", "resume": str(two / strategy / "at.ckpt")}
-    run_jobs(folder / f"from-{strategy}", [job], world_size=1)
-    rest = results(folder / f"from-{strategy}", "run", 1)[0]
+def test_one_process_goes_on_where_two_stopped(one, from_two, strategy, figure):
+    (rest,) = results(from_two, strategy, 1)
+    difference = relative(np.array(rest["losses"]), np.array(one["losses"][SAVED:]))
+    figure(
+        f"resumed at step {SAVED}, 2 processes to 1, {strategy}: loss {difference:.1e} from the undisturbed run"
+    )
     np.testing.assert_allclose(rest["losses"], one["losses"][SAVED:], rtol=1e-4)
     assert sorted(rest["batches"]) == sorted(one["batches"][2 * SAVED :])
     assert rest["step"] == STEPS
 
 
 @pytest.mark.parametrize("what", ["teacher", "recomputing"])
-def test_zero3_is_ddp_with_a_separate_teacher_and_with_recomputed_layers(two, what):
+def test_zero3_is_ddp_with_a_separate_teacher_and_with_recomputed_layers(two, what, figure):
     """The teacher's weights are sharded too; the second run accumulates, clips, and recomputes under ZeRO-3 only."""
-    np.testing.assert_allclose(
-        curve(results(two, f"zero3-{what}", 2)), curve(results(two, f"ddp-{what}", 2)), rtol=1e-4
-    )
+    ours, theirs = results(two, f"zero3-{what}", 2), results(two, f"ddp-{what}", 2)
+    figure(f"loss, zero3 and ddp, {what}: {relative(curve(ours), curve(theirs)):.1e} apart")
+    np.testing.assert_allclose(curve(ours), curve(theirs), rtol=1e-4)
+    np.testing.assert_allclose(ours[0]["norms"], theirs[0]["norms"], rtol=1e-3)
 
 
 def test_a_sharded_model_is_the_whole_model(folder):

@@ -5,21 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import sys
 from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 
 from lit_cartridges.attention import Reading, reads_prefixes
 from lit_cartridges.callbacks import CartridgeCheckpoint, CompositionTest, LongContextEval
 from lit_cartridges.callbacks.composition_test import OtherCartridge
 from lit_cartridges.data import SelfStudyDataModule
+from lit_cartridges.init import INITS, InitStrategy
 from lit_cartridges.losses import FullDistillation, TopKDistillation
 from lit_cartridges.models import load_model
+from tests.distributed.peak_memory import PeakMemory
 from tests.evals.words import WordTask
 from tests.tiny_run import SaveAt, new_data, new_module, new_trainer
 
@@ -27,30 +32,59 @@ SHARDS = 2
 
 
 class Watch(L.Callback):
-    """Per micro-batch its loss and a fingerprint of its tokens; how many calls of the model were made."""
+    """Per optimizer step the losses of its micro-batches and the gradient's norm; a fingerprint of each batch's tokens; and
+    what the cartridge was before the first."""
 
     def __init__(self) -> None:
+        self.started: dict[str, Any] = {}
         self.losses: list[list[float]] = [[]]
+        self.norms: list[float] = []
         self.batches: list[str] = []
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.started = as_lists(pl_module)
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Lightning divides by the micro-batches of a step, unless DeepSpeed does that later.
-        divided = trainer.strategy.handles_gradient_accumulation
-        parts = trainer.accumulate_grad_batches if divided else 1
-        self.losses[-1].append(float(outputs["loss"]) / parts)
+        self.losses[-1].append(float(outputs["loss"]))  # Lightning has divided it by the step's micro-batches
         self.batches.append(hashlib.sha256(batch.input_ids.numpy().tobytes()).hexdigest()[:12])
         if batch.stream_state is not None:
             self.losses.append([])
+            self.norms.append(float(trainer.callback_metrics["train/grad_norm"]))
 
 
-def strategy_of(name: str) -> Any:
+def as_lists(module: Any) -> dict[str, Any]:
+    return {name: x.tolist() for name, x in module.state_dict().items()}
+
+
+class Lose(L.Callback):
+    """After optimizer step 2, one process dies (SIGKILL) or hangs (SIGSTOP)."""
+
+    def __init__(self, rank: int, number: str) -> None:
+        self.rank, self.number = rank, signal.Signals[number]
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == 2 and trainer.global_rank == self.rank:
+            os.kill(os.getpid(), self.number)
+
+
+def strategy_of(name: str, options: dict[str, Any]) -> Any:
+    """``options`` are those of the strategy's constructor; ``timeout_s`` becomes its ``timeout``."""
+    options = dict(options)
+    if "timeout_s" in options:
+        options["timeout"] = timedelta(seconds=options.pop("timeout_s"))
     if not name.startswith("zero"):
-        return name
+        return DDPStrategy(**options) if name == "ddp" else name
     from lit_cartridges.strategies import CartridgeDeepSpeedStrategy
 
-    return CartridgeDeepSpeedStrategy(stage=int(name[-1]))
+    return CartridgeDeepSpeedStrategy(stage=int(name[-1]), **options)
+
+
+def init_of(name: str, options: dict[str, Any]) -> InitStrategy:
+    return INITS[name](**options)
 
 
 def run(job: dict[str, Any], folder: Path, world_size: int) -> dict[str, Any]:
@@ -63,6 +97,8 @@ def run(job: dict[str, Any], folder: Path, world_size: int) -> dict[str, Any]:
         other = OtherCartridge(path=job["other"], task=WordTask(num_questions=3), name="theirs")
         composition = CompositionTest(task=task, others=[other], every_n_steps=9, max_new_tokens=4)
         callbacks += [evaluation, composition, CartridgeCheckpoint(every_n_steps=6)]
+    if "lose" in job:
+        callbacks.append(Lose(**job["lose"]))
     if "save_at" in job:
         callbacks.append(SaveAt(job["save_at"], folder / "at.ckpt"))
     module = new_module(
@@ -71,25 +107,31 @@ def run(job: dict[str, Any], folder: Path, world_size: int) -> dict[str, Any]:
         objective=FullDistillation() if job.get("full") else TopKDistillation(),
         gradient_checkpointing=job.get("gradient_checkpointing", False),
         dtype=job.get("dtype", "float32"),
+        init=init_of(*job["init"]) if "init" in job else None,
     )
     data = new_data(job["corpus"], num_shards=job.get("num_shards", SHARDS), **job.get("data", {}))
     trainer = new_trainer(
         folder,
         *callbacks,
-        strategy=strategy_of(job["strategy"]),
+        strategy=strategy_of(job["strategy"], job.get("strategy_options", {})),
         devices=world_size,
         max_steps=job["steps"],
         accumulate_grad_batches=job.get("accumulate", SHARDS // world_size),
         gradient_clip_val=job.get("gradient_clip_val"),
         use_distributed_sampler=False,
         enable_checkpointing=bool(job.get("callbacks")),
+        limit_val_batches=job.get("limit_val_batches"),
     )
-    trainer.fit(module, data, ckpt_path=job.get("resume"), weights_only=True)
+    with PeakMemory() as memory:
+        trainer.fit(module, data, ckpt_path=job.get("resume"), weights_only=True)
     return {
+        "peak_bytes": memory.peak_bytes,
         "losses": [sum(parts) for parts in watch.losses if parts],
+        "norms": watch.norms,
         "batches": watch.batches,
         "step": trainer.global_step,
-        "cartridge": {name: x.tolist() for name, x in module.state_dict().items()},
+        "started": watch.started,
+        "cartridge": as_lists(module),
         "evaluation": evaluation.results["cartridge"].as_dict() if evaluation else None,
         "calls": counted(data),
     }
