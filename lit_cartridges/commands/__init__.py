@@ -22,6 +22,7 @@ _NAMES = (
     "convert",
     "demo",
     "recipes",
+    "slurm",
 )
 
 
