@@ -42,15 +42,26 @@ def reply_to(body):
 class Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self):
+    def __init__(self, answer):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.faults, self.bodies, self.headers, self.times = deque(), [], [], []
+        self.answer, self.faults = answer, deque()
+        self.bodies, self.headers, self.times = [], [], []
         self.delay_s, self.now, self.most, self.lock = 0.0, 0, 0, threading.Lock()
         self.alter = lambda reply: reply
+        self.closing = threading.Event()
 
     @property
     def url(self):
         return f"http://127.0.0.1:{self.server_port}"
+
+    def next_fault(self, body):
+        """What goes wrong with this request: a name, (status, headers), a function of the reply, or None."""
+        return self.faults.popleft() if self.faults else None
+
+    def stop(self):
+        self.closing.set()
+        self.shutdown()
+        self.server_close()
 
     def handle_error(self, request, client_address):
         """A client that went away is part of these tests."""
@@ -62,6 +73,9 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+    def do_GET(self):
+        self.send(200, json.dumps({"data": [{"id": "m"}]}).encode())
+
     def do_POST(self):
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -69,38 +83,39 @@ class Handler(BaseHTTPRequestHandler):
             server.bodies.append(body)
             server.headers.append((self.path, self.headers.get("Authorization")))
             server.times.append(time.monotonic())
-            fault = server.faults.popleft() if server.faults else None
+            fault = server.next_fault(body)
             server.now += 1
             server.most = max(server.most, server.now)
         time.sleep(server.delay_s)
         with server.lock:
             server.now -= 1
-        if fault == "cut":
-            self.send_response(200)
-            self.send_header("Content-Length", "100000")
-            self.end_headers()
-            self.wfile.write(b'{"choices": [')
+        if fault == "hang":
+            server.closing.wait(60.0)
             self.close_connection = True
-        elif fault == "hang":
-            time.sleep(1.0)
-        elif fault == "no json":
-            self.answer(200, b"<html>")
         elif isinstance(fault, tuple):
-            self.answer(fault[0], b'{"error": "max_logprobs"}', fault[1])
+            self.send(fault[0], b'{"error": "max_logprobs"}', fault[1])
+        elif fault == "no json":
+            self.send(200, b"<html>")
         else:
-            reply = reply_to(body)
-            self.answer(200, json.dumps((fault or server.alter)(reply)).encode())
+            content = json.dumps(
+                (server.alter if fault in (None, "cut", "truncated") else fault)(server.answer(body))
+            )
+            if fault == "truncated":
+                self.send(200, content[: len(content) // 2].encode())
+            else:
+                self.send(200, content.encode(), cut=fault == "cut")
 
-    def answer(self, status, content, headers=()):
+    def send(self, status, content, headers=(), *, cut=False):
         self.send_response(status)
         for name, value in dict(headers).items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        self.wfile.write(content[: len(content) // 2] if cut else content)
+        self.close_connection |= cut
 
 
-def start():
-    server = Server()
+def start(answer=reply_to):
+    server = Server(answer)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     return server
