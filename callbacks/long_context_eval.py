@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_cartridges.callbacks.periodic_eval import PeriodicEval
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.evals.asked import reserve_tokens
-from lit_cartridges.evals.cascade_system import STREAMS, streamed
+from lit_cartridges.evals.cascade_system import STREAMS, stream_options, streamed
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.result import EvalResult
 from lit_cartridges.evals.system import (
@@ -92,12 +92,15 @@ class LongContextEval(PeriodicEval):
 
         Raises:
             EvalError: the task has no questions, or they do not fit behind the cartridge.
+            ValueError: the cascade does not suit the model.
         """
         if stage != "fit":
             return
         reserve = self._reserve_tokens(trainer)
         if CARTRIDGE in self.systems:
             require_room(pl_module.model_config, CARTRIDGE, pl_module.num_tokens, reserve)
+        for stream in set(self.systems) & set(STREAMS):
+            stream_options(stream, self.cascade).new_cache(pl_module.model_config)
 
     def measure(self, trainer: L.Trainer, pl_module: Any) -> dict[str, float]:
         """See `PeriodicEval`."""

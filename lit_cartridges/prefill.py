@@ -14,9 +14,16 @@ from lit_cartridges.generation import prefixed_cache
 
 @torch.no_grad()
 def prefill(
-    model: PreTrainedModel, token_ids: Sequence[int] | Tensor, *, window_tokens: int = 4096
+    model: PreTrainedModel,
+    token_ids: Sequence[int] | Tensor,
+    *,
+    behind: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
+    window_tokens: int = 4096,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Keys and values per layer [kv_heads, tokens, head_dim] of ``token_ids`` at positions 0, 1, …
+
+    With ``behind``, keys and values of what was read before, ``token_ids`` take the positions after it, and both are returned
+    as one.
 
     Every position is kept, those that a sliding-window layer will no longer see too, so that a cartridge made of the
     result is complete. The tokens are read ``window_tokens`` at a time, which bounds memory and changes nothing.
@@ -28,19 +35,27 @@ def prefill(
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if ids.shape[1] == 0:
         raise ValueError("a prefill needs at least one token; got none")
-    if limit is not None and ids.shape[1] > limit:
-        raise ValueError(f"a prefill of {ids.shape[1]} tokens does not fit max_position_embeddings={limit}")
-    cache = prefixed_cache(model.config.get_text_config().num_hidden_layers, 0)
+    before = behind[0][0].shape[-2] if behind else 0
+    if limit is not None and before + ids.shape[1] > limit:
+        raise ValueError(
+            f"a prefill of {before + ids.shape[1]} tokens does not fit max_position_embeddings={limit}"
+        )
+    old_keys, old_values = behind or (None, None)
+    cache = prefixed_cache(model.config.get_text_config().num_hidden_layers, before)
     with reads_prefixes(model):
         for start in range(0, ids.shape[1], window_tokens):
             part = ids[:, start : start + window_tokens]
-            positions = torch.arange(start, start + part.shape[1], device=ids.device)[None]
+            positions = torch.arange(before + start, before + start + part.shape[1], device=ids.device)[None]
             model.base_model(
                 part,
                 position_ids=positions,
                 past_key_values=cache,
                 use_cache=True,
-                reading=Reading(position_ids=positions),
+                reading=Reading(keys=old_keys, values=old_values, position_ids=positions),
             )
     keys, values = ([getattr(layer, name)[0] for layer in cache.layers] for name in ("keys", "values"))
-    return keys, values
+    if behind is None:
+        return keys, values
+    sides = zip(behind, (keys, values), strict=True)
+    old_and_new = [[torch.cat(pair, dim=1) for pair in zip(old, new, strict=True)] for old, new in sides]
+    return old_and_new[0], old_and_new[1]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from lit_cartridges.self_study.recording import Recording
+from lit_cartridges.steady_bar import SteadyBar
 
 
 def main(args: list[str]) -> None:
@@ -36,22 +35,23 @@ def synthesize(recipe_args: list[str], *, output: Path, num_conversations: int) 
     """Make the conversations and write them to ``output``; returns their number."""
     from lit_cartridges.commands.trainer_cli import CartridgeCLI
     from lit_cartridges.models import load_model
+    from lit_cartridges.self_study.room import require_room
     from lit_cartridges.teachers.local import LocalTeacher
 
     cli = CartridgeCLI.run_with(recipe_args, run=False)
     data, module = cli.datamodule, cli.model
     data.prepare(module.tokenizer)
     synthesizer = data.synthesizer()
-    limit = getattr(module.model_config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None:
-        data.chunker.validate(limit, synthesizer.reserved_tokens, corpus_tokens=len(data.corpus_ids))
+    require_room(synthesizer, module.model_config)
     model = None
     if isinstance(data.teacher, LocalTeacher):
         model = load_model(module.teacher_name or module.model_name, dtype=module.dtype_name)
     data.teacher.bind(model, module.tokenizer)
     parts = Recording(output.with_suffix(".parts"), tokenizer=module.tokenizer, settings=synthesizer.settings)
     groups = -(-num_conversations // data.conversations_per_group)
-    with tqdm(total=groups * data.conversations_per_group, desc="conversations", dynamic_ncols=True) as bar:
+    with SteadyBar(
+        total=groups * data.conversations_per_group, desc="conversations", dynamic_ncols=True
+    ) as bar:
         for group in range(groups):
             if group not in parts:
                 parts.append(group, synthesizer.conversations(group))

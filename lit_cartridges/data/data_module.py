@@ -26,8 +26,10 @@ from lit_cartridges.self_study.chunkers import TokenChunker
 from lit_cartridges.self_study.corpus import Corpus, open_corpus
 from lit_cartridges.self_study.recording import Recording
 from lit_cartridges.self_study.renderer import ChatRenderer
+from lit_cartridges.self_study.room import READ_AGAIN_ERROR, require_room
 from lit_cartridges.self_study.synthesizer import Synthesizer
 from lit_cartridges.strategies.frozen_models import in_step
+from lit_cartridges.strategies.lost_process import explain_lost_process
 from lit_cartridges.teachers.conversation import Conversation
 from lit_cartridges.teachers.local import LocalTeacher
 from lit_cartridges.teachers.recorded import RecordedConversations
@@ -51,6 +53,8 @@ class SelfStudyDataModule(L.LightningDataModule):
         seed_prompts: "paper", another registered name, a mapping of kinds to wordings, or an import path of one.
         system_template: the system message in which the teacher sees ``{chunk}``.
         enable_thinking: let models that can think do so.
+        corpus_before_chunk: the teacher reads the whole corpus in front of every chunk, and the chunk once more behind it, so
+            that it can ask and answer about both. A LocalTeacher with a cascade reads a corpus of any length.
         conversations_per_group: conversations about one chunk, which share its prefill.
         groups_per_round: groups mixed with each other in one round.
         uses: times that each conversation is trained on.
@@ -81,6 +85,7 @@ class SelfStudyDataModule(L.LightningDataModule):
         seed_prompts: str | dict[str, list[str]] = "paper",
         system_template: str = "{chunk}",
         enable_thinking: bool = False,
+        corpus_before_chunk: bool = False,
         conversations_per_group: int = 16,
         groups_per_round: int = 4,
         uses: int = 1,
@@ -108,11 +113,8 @@ class SelfStudyDataModule(L.LightningDataModule):
         self.teacher = teacher or LocalTeacher()
         self.recorded, self.raw_corpus, self.window_tokens = recorded, raw_corpus, window_tokens
         self.chunker = TokenChunker(min_tokens=min_chunk_tokens, max_tokens=max_chunk_tokens)
-        self.seed_prompts, self.system_template, self.enable_thinking = (
-            seed_prompts,
-            system_template,
-            enable_thinking,
-        )
+        self.seed_prompts, self.system_template = seed_prompts, system_template
+        self.enable_thinking, self.corpus_before_chunk = enable_thinking, corpus_before_chunk
         self.conversations_per_group, self.groups_per_round = conversations_per_group, groups_per_round
         self.uses, self.num_rounds = uses, num_rounds
         self.question = Sampling(question_temperature, question_max_tokens)
@@ -149,6 +151,7 @@ class SelfStudyDataModule(L.LightningDataModule):
             off_corpus_ids=off_corpus_ids,
             off_corpus_share=self.off_corpus_share,
             corpus_sha256=self.corpus.sha256,
+            corpus_before_chunk=self.corpus_before_chunk,
         )
 
     def setup(self, stage: str) -> None:
@@ -163,10 +166,9 @@ class SelfStudyDataModule(L.LightningDataModule):
                 f"{setting} does not give; choose the NextToken objective, or conversations with top_k of 20"
             )
         synthesizer = getattr(self._source, "source", None)
-        limit = getattr(module.model_config.get_text_config(), "max_position_embeddings", None)
-        any_length = self.teacher.reads_any_length
-        if isinstance(synthesizer, Synthesizer) and limit is not None and not any_length:
-            self.chunker.validate(limit, synthesizer.reserved_tokens, corpus_tokens=len(self.corpus_ids))
+        if isinstance(synthesizer, Synthesizer):
+            again = module.objective.needs_teacher_hidden
+            require_room(synthesizer, module.model_config, read_again=again)
 
     def bind_teacher(self, model: Any) -> None:
         """The student's module calls this once its frozen model is loaded."""
@@ -241,6 +243,10 @@ class SelfStudyDataModule(L.LightningDataModule):
         """Go on where a checkpoint stood."""
         self.stream_state = StreamState.from_state_dict(state_dict)
 
+    def on_exception(self, exception: BaseException) -> None:
+        """Say so where the error is that another process is gone; here, since every strategy comes by."""
+        explain_lost_process(exception, self.trainer)
+
     def teardown(self, stage: str) -> None:
         """Give back the teacher's connections and memory."""
         self.teacher.close()
@@ -288,6 +294,8 @@ class SelfStudyDataModule(L.LightningDataModule):
         known = conversation.metadata
         if conversation.type == "off_corpus":
             return []
+        if known.get("corpus_before_chunk"):
+            raise ValueError(READ_AGAIN_ERROR)
         if known.get("corpus_sha256") == self.corpus.sha256 and "chunk_start_token" in known:
             start = int(known["chunk_start_token"])
             return self.renderer.context_ids(self.corpus_ids[start : start + int(known["chunk_num_tokens"])])

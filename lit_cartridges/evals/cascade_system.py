@@ -75,6 +75,11 @@ class CascadeSystem(System):
         return cache
 
 
+def stream_options(name: str, cascade: CascadeOptions) -> CascadeOptions:
+    """The cache of "cascade", or of "streaming_llm": one sub-cache of the same total size."""
+    return cascade.streaming_llm() if name == STREAMING_LLM else cascade
+
+
 def streamed(
     name: str,
     model: PreTrainedModel,
@@ -85,13 +90,12 @@ def streamed(
     """The whole corpus, of any length, read through a cache of fixed size.
 
     Args:
-        name: "cascade", or "streaming_llm" for one sub-cache of the same total size.
+        name, options: see `stream_options`.
 
     Raises:
         ValueError: options that do not suit the model, or a model whose positions are not rotary.
     """
-    options = options.streaming_llm() if name == STREAMING_LLM else options
-    cache = options.new_cache(model.config)
+    cache = stream_options(name, options).new_cache(model.config)
     ids = torch.tensor([renderer.context_ids(corpus_ids)], device=model.device)
     start = time.perf_counter()
     cascade_prefill(model, cache, ids)

@@ -14,7 +14,7 @@ from lit_cartridges.cartridge import Cartridge, Fingerprint
 from lit_cartridges.cartridge_files import write_atomically
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.evals.asked import reserve_tokens
-from lit_cartridges.evals.cascade_system import STREAMING_LLM, STREAMS, streamed
+from lit_cartridges.evals.cascade_system import STREAMS, stream_options, streamed
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.result import EvalResult
 from lit_cartridges.evals.system import (
@@ -117,8 +117,7 @@ def evaluate_command(
     for title, cartridge in loaded.items():
         require_room(load_config(name), title, cartridge.num_tokens, reserve)
     for stream in set(systems) & set(STREAMS):
-        options = cascade.streaming_llm() if stream == STREAMING_LLM else cascade
-        options.new_cache(load_config(name))  # sizes that cannot be are refused here
+        stream_options(stream, cascade).new_cache(load_config(name))  # sizes that cannot be are refused here
     frozen: Any = load_model(name, dtype=dtype)
     frozen.to(_device(device))
 

@@ -74,16 +74,13 @@ class CascadeTokens(InitStrategy):
             ValueError: the sinks leave no place.
         """
         size, opening = context.num_tokens, len(context.opening_ids)
-        sinks = max(opening, min(self.options.sink_tokens, size - 1))
-        if sinks >= size:
+        if opening >= size:
             raise ValueError(
                 f"num_tokens={size} leaves no place for init={self.describe()} behind the chat template's opening of "
                 f"{opening} tokens; choose at least {opening + 1}"
             )
-        cascades, stride = min(self.options.cascades, size - sinks), self.options.stride_tokens
+        sinks, stride = min(self.options.sink_tokens, size - 1), self.options.stride_tokens
         if context.max_positions is not None:
             stride = min(stride, context.max_positions - size)
-        sinks += (size - sinks) % cascades
-        return replace(
-            self.options, total_tokens=size, cascades=cascades, sink_tokens=sinks, stride_tokens=stride
-        )
+        sized = replace(self.options, total_tokens=size, sink_tokens=sinks, stride_tokens=stride)
+        return sized.keeping(opening)

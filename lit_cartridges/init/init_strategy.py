@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
+
+from lit_cartridges.steady_bar import SteadyBar
 
 if TYPE_CHECKING:
     from lit_cartridges.self_study.renderer import ChatRenderer
@@ -134,7 +135,7 @@ class InitContext:
 
     def bar(self, items: Iterable[T], description: str, *, total: int | None = None) -> Iterable[T]:
         """``items`` with a progress bar where one is wanted."""
-        return tqdm(items, desc=description, total=total, disable=not self.progress, leave=False)
+        return SteadyBar(items, desc=description, total=total, disable=not self.progress, leave=False)
 
 
 class InitStrategy(ABC):

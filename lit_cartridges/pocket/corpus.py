@@ -22,6 +22,8 @@ class WorldCorpus(Corpus):
         part: (i, n): only the i-th of n disjoint shares of the names, so that two corpora share none.
     """
 
+    world_class = World
+
     def __init__(
         self,
         *,
@@ -35,7 +37,7 @@ class WorldCorpus(Corpus):
         self.path = Path(f"world-{seed}-{index}-{num_tokens}")
         self.num_tokens, self.index = num_tokens, index
         try:
-            self.world = World(seed, held_out=held_out, part=(part[0], part[1]))
+            self.world = self.world_class(seed, held_out=held_out, part=(part[0], part[1]))
             self.pocket_text  # noqa: B018  make it now, so that bad settings fail early
         except ValueError as error:
             raise CorpusError(str(error)) from error

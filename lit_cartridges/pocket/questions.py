@@ -53,6 +53,12 @@ def ask_fact(fact: Fact, corpus: Corpus, rng: random.Random, kind: str = "questi
     return _question(kind, " ".join(state(fact, template)), " ".join(state(fact, reply)), [fact], corpus)
 
 
+def ask_list(facts: list[Fact], corpus: Corpus, rng: random.Random) -> Question:
+    """A request of kind "structuring" for these one or two facts about one name, in this order."""
+    prompt = rng.choice(LISTS).replace("{f}", _asked(facts))
+    return _question("structuring", prompt, _listing(facts), facts, corpus)
+
+
 def ask(kind: str, corpus: Corpus, rng: random.Random) -> Question:
     """A question of this kind about the corpus, every fact equally likely to be met."""
     fact = rng.choice(corpus.facts)
@@ -61,9 +67,8 @@ def ask(kind: str, corpus: Corpus, rng: random.Random) -> Question:
     known = [other for other in corpus.facts if other.name == fact.name]
     if kind == "structuring":
         rest = [other for other in known if other != fact]
-        facts = [fact, *rng.sample(rest, min(len(rest), 1))]
-        prompt = rng.choice(LISTS).replace("{f}", _asked(facts))
-    elif kind == "summarization":
+        return ask_list([fact, *rng.sample(rest, min(len(rest), 1))], corpus, rng)
+    if kind == "summarization":
         facts, prompt = _in_order(known), rng.choice(SUMMARIES).replace("{n}", fact.name)
     else:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")

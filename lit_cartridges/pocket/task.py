@@ -21,6 +21,8 @@ class PocketQuestions(EvalTask):
         question_seed: decides which facts are asked for, and how.
     """
 
+    corpus_class = WorldCorpus
+
     def __init__(
         self,
         *,
@@ -34,7 +36,9 @@ class PocketQuestions(EvalTask):
     ) -> None:
         if num_questions < 1:
             raise EvalError(f"num_questions={num_questions} must be at least 1")
-        self.corpus = WorldCorpus(seed=seed, num_tokens=num_tokens, index=index, held_out=held_out, part=part)
+        self.corpus = self.corpus_class(
+            seed=seed, num_tokens=num_tokens, index=index, held_out=held_out, part=part
+        )
         self.num_questions, self.question_seed = num_questions, question_seed
         if not self.corpus.pocket_text.facts:
             raise EvalError(f"num_tokens={num_tokens}: so short a corpus states no fact to ask for; try 100")
@@ -50,6 +54,9 @@ class PocketQuestions(EvalTask):
 
     @cached_property
     def _questions(self) -> tuple[EvalQuestion, ...]:
+        return tuple(EvalQuestion(prompt=q.prompt, answer=q.answer, values=q.values) for q in self._made())
+
+    def _made(self) -> list[Question]:
         text = self.corpus.pocket_text
         made: list[Question] = self.corpus.world.questions(text, self.num_questions, self.question_seed)
-        return tuple(EvalQuestion(prompt=q.prompt, answer=q.answer, values=q.values) for q in made)
+        return made

@@ -12,8 +12,11 @@ from lit_cartridges.pocket.vocabulary import ATTRIBUTES, KIND_OF, NAMES, VALUES
 
 HELD_OUT_OF = 5
 """One (name, value) pair in this many is held out of every training world."""
-_RESTATED = 0.4  # share of facts that are stated a second time, in other words
+RESTATED = 0.4  # share of facts that are stated a second time, in other words
 _FILLED = 0.7  # filler sentences per statement
+
+Sentence = tuple[list[str], Fact | None]
+"""Its words, and the fact that it states, if it does."""
 
 
 def is_held_out(name: str, value: str) -> bool:
@@ -97,7 +100,7 @@ class World:
         if num_tokens < 1:
             raise ValueError(f"num_tokens must be positive, got {num_tokens}")
         rng = random.Random(f"{self.seed} {self.held_out} {self.part} {num_tokens} {index}")
-        paragraphs: list[list[tuple[list[str], Fact | None]]] = []
+        paragraphs: list[list[Sentence]] = []
         again: list[Fact] = []
         size, names = 0, rng.sample(self.names, len(self.names))
         while size < 1.05 * num_tokens + 40:
@@ -106,20 +109,20 @@ class World:
             else:
                 paragraphs.append(self._paragraph(names.pop(), rng))
             facts = [fact for _, fact in paragraphs[-1] if fact]
-            again += [fact for fact in facts if rng.random() < _RESTATED]
+            again += [fact for fact in facts if rng.random() < RESTATED]
             size += sum(len(words) for words, _ in paragraphs[-1]) + round(
-                len(facts) * _RESTATED * (7 + 8 * _FILLED)
+                len(facts) * RESTATED * (7 + 8 * _FILLED)
             )
         for fact in again:
             place = rng.choice(paragraphs)
             new = [(state(fact, rng.choice(STATEMENTS[fact.attribute])), fact), *self._filler(rng)]
             at = rng.randint(0, len(place))
             place[at:at] = new
-        return _assemble([sentence for paragraph in paragraphs for sentence in paragraph], num_tokens)
+        return assemble([sentence for paragraph in paragraphs for sentence in paragraph], num_tokens)
 
-    def _paragraph(self, name: str, rng: random.Random) -> list[tuple[list[str], Fact | None]]:
+    def _paragraph(self, name: str, rng: random.Random) -> list[Sentence]:
         """Sentences about one name: some of its attributes, each stated once, with fillers between."""
-        sentences: list[tuple[list[str], Fact | None]] = []
+        sentences: list[Sentence] = []
         if rng.random() < 0.5:
             sentences.append(([name if w == "{n}" else w for w in rng.choice(OPENINGS).split()], None))
         known = self._attributes[KIND_OF[name]]
@@ -131,7 +134,7 @@ class World:
         return sentences
 
     @staticmethod
-    def _filler(rng: random.Random) -> list[tuple[list[str], Fact | None]]:
+    def _filler(rng: random.Random) -> list[Sentence]:
         return [(rng.choice(FILLERS).split(), None)] if rng.random() < _FILLED else []
 
     def questions(self, corpus: Corpus, n: int, seed: int = 0) -> list:
@@ -150,7 +153,7 @@ class World:
         return [ask_fact(fact, corpus, rng) for fact in facts[:n]]
 
 
-def _assemble(sentences: list[tuple[list[str], Fact | None]], num_tokens: int) -> Corpus:
+def assemble(sentences: list[Sentence], num_tokens: int) -> Corpus:
     """Joins sentences up to the budget; one that does not fit is left out, and the next that does is taken."""
     words: list[str] = []
     spans: dict[Fact, tuple[tuple[int, int], ...]] = {}

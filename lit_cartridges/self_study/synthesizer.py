@@ -52,6 +52,7 @@ class Synthesizer:
         off_corpus_ids: NDArray[np.int32] | None = None,
         off_corpus_share: float = 0.0,
         corpus_sha256: str = "",
+        corpus_before_chunk: bool = False,
     ) -> None:
         """
         Args:
@@ -72,6 +73,7 @@ class Synthesizer:
             off_corpus_ids: int32 [tokens] of other text.
             off_corpus_share: share of groups that are off-corpus, 0..1.
             corpus_sha256: written into every conversation.
+            corpus_before_chunk: the teacher reads the whole corpus in front of every chunk of it, and the chunk once more.
 
         Raises:
             ValueError, TeacherError: settings that cannot work, before anything is generated.
@@ -94,6 +96,10 @@ class Synthesizer:
         if not len(corpus_ids):
             raise ValueError("corpus_ids is empty: give a corpus with some text in it")
         teacher.validate(len(renderer.tokenizer), top_k)
+        # What the teacher reads in front of a chunk where it reads the whole corpus there.
+        self.corpus_before_chunk, self.corpus_context = corpus_before_chunk, renderer.context_ids(corpus_ids)
+        if corpus_before_chunk:
+            teacher.expect_prefix(self.corpus_context, opening_tokens=len(renderer.context_ids([])))
         self.corpus_ids, self.off_corpus_ids, self.off_corpus_share = (
             corpus_ids,
             off_corpus_ids,
@@ -125,6 +131,9 @@ class Synthesizer:
             "answer": asdict(self.answer),
             "seed_prompts": {kind: list(wordings) for kind, wordings in self.seed_prompts.items()},
             "system_template": self.renderer.system_template,
+            # Only where they say something, so that recordings from before there were such settings go on.
+            **({"corpus_before_chunk": True} if self.corpus_before_chunk else {}),
+            **({"teacher": self.teacher.settings} if self.teacher.settings else {}),
         }
 
     @property
@@ -152,11 +161,14 @@ class Synthesizer:
         first = group_index * self.conversations_per_group
         dialogues = [self._start(first + j) for j in range(self.conversations_per_group)]
         context_ids = self.renderer.context_ids(chunk.token_ids)
+        if self.corpus_before_chunk and not off_corpus:
+            context_ids = self.corpus_context + [int(i) for i in chunk.token_ids]
         for round_index in range(self.num_rounds):
             self._ask(dialogues, round_index, context_ids)
             self._reply(dialogues, round_index, [] if off_corpus else context_ids, bare=off_corpus)
         kept = [dialogue for dialogue in dialogues if dialogue.messages]
         self.counts["made"] += len(kept)
+        self.counts.update({f"teacher/{kind}": count for kind, count in self.teacher.counts.items()})
         self._empty_groups = 0 if kept else self._empty_groups + 1
         if self._empty_groups >= _GROUPS_BEFORE_GIVING_UP:
             raise TeacherError(
@@ -254,5 +266,6 @@ class Synthesizer:
             "chunk_num_tokens": chunk.num_tokens,
             "seed_prompt": dialogue.kind,
             "cut_answers": dialogue.cut_answers,
+            **({"corpus_before_chunk": 1} if self.corpus_before_chunk else {}),
             **self._provenance,
         }

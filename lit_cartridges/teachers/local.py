@@ -3,19 +3,29 @@
 One prefill of the chunk is shared by all conversations about it, questions and answers alike (`reading_prefix`), and
 the top-k log-probabilities are taken from the logits while the answer is decoded, so that no second pass is needed.
 
-With a cascade, the chunk may be longer than the context, the whole corpus even: it is streamed through a cache of fixed
-size, and what that holds at the end is read as any prefill is.
+With a cascade, what is in front of a prompt may be longer than the model's context: it is streamed through a cache of fixed
+size, and what that holds at the end is read as any prefill is. So are chunks that are too long, and so is the whole corpus
+where it stands in front of every chunk (`data.corpus_before_chunk`): then the positions are
+
+    opening and corpus, as the cascade keeps them | the chunk, in full | a prompt and its reply
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from lit_cartridges.cascade import cascade_prefill
 from lit_cartridges.cascade.options import CascadeOptions
@@ -24,15 +34,19 @@ from lit_cartridges.prefill import prefill
 from lit_cartridges.teachers.teacher import Completion, Sampling, Teacher, TeacherError
 from lit_cartridges.teachers.top_logprobs import TopLogprobs
 
+_Read = tuple[tuple[tuple[int, ...], int], list[Tensor], list[Tensor]]
+"""Token ids and how many of them were streamed; the keys and the values of that."""
+
 
 class LocalTeacher(Teacher):
     """Completes prompts with the model that `bind` hands over.
 
     Args:
         max_rows: prompts decoded at once; more are done in turns.
-        cascade: the cache through which a chunk is read that exceeds the model's context together with the longest prompt
-            and reply; None refuses such a chunk. A deviation from arXiv 2406.17808: prompts and replies are read behind
-            what was kept, and displace none of it.
+        cascade: the cache through which the corpus is read in front of every chunk (`data.corpus_before_chunk`), once for all
+            chunks; otherwise a chunk that exceeds the model's context together with the longest prompt and reply. None reads
+            everything in full, and refuses what does not fit. A deviation from arXiv 2406.17808: what is read behind what was
+            kept displaces none of it.
     """
 
     def __init__(self, *, max_rows: int = 64, cascade: CascadeOptions | None = None) -> None:
@@ -41,16 +55,44 @@ class LocalTeacher(Teacher):
         self.max_rows, self.cascade = max_rows, cascade
         self.reads_any_length = cascade is not None
         self._model: PreTrainedModel | None = None
-        # The context of the last call: the answers are about the same chunk as the questions before them.
-        self._context: tuple[tuple[tuple[int, ...], bool], list[Tensor], list[Tensor]] | None = None
+        self._expected: tuple[int, ...] = ()
+        self._expected_options = cascade
+        self._forget()
+
+    def expect_prefix(self, ids: Sequence[int], *, opening_tokens: int) -> None:
+        """Stream these through the cascade, where there is one, with the opening among its sinks."""
+        self._expected = tuple(int(i) for i in ids)
+        if self.cascade is not None:
+            self._expected_options = self.cascade.keeping(opening_tokens)
+
+    def prefix_positions(self, num_tokens: int) -> int:
+        """See `Teacher.prefix_positions`."""
+        return num_tokens if self.cascade is None else min(num_tokens, self.cascade.total_tokens)
+
+    def check_model(self, config: PretrainedConfig) -> None:
+        """See `Teacher.check_model`."""
+        if self._expected_options is not None:
+            self._expected_options.new_cache(config)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See `Teacher.settings`."""
+        return {} if self.cascade is None else {"cascade": asdict(self.cascade)}
 
     def bind(self, model: Any, tokenizer: Any) -> None:
         """Take the frozen model; the tokenizer is the caller's affair."""
-        self._model, self._context = model, None
+        self._model = model
+        self._forget()
 
     def close(self) -> None:
-        """Forget the last context's keys and values."""
-        self._context = None
+        """Forget all keys and values."""
+        self._forget()
+
+    def _forget(self) -> None:
+        # The context of the last call: the answers are about the same chunk as the questions before them.
+        self._context: _Read | None = None
+        # What the cascade kept: of the corpus, and so of use for all chunks; or of the last chunk that was too long.
+        self._kept: _Read | None = None
 
     @torch.no_grad()
     def complete(
@@ -83,7 +125,9 @@ class LocalTeacher(Teacher):
     ) -> list[Completion]:
         model: Any = self._bound()
         longest = max(len(prompt) for prompt in prompts)
-        read_tokens = self._read_tokens(context_ids, longest + sampling.max_new_tokens)
+        context = tuple(int(i) for i in context_ids)
+        streamed = self._streamed_tokens(context, longest + sampling.max_new_tokens)
+        read_tokens = len(context) - streamed + self.prefix_positions(streamed)
         max_new_tokens = self._fitting_length(model, read_tokens + longest, sampling.max_new_tokens)
         pad = self.stop_token_ids[0] if self.stop_token_ids else 0
         ids, mask = left_padded(prompts, pad, model.device)
@@ -102,8 +146,8 @@ class LocalTeacher(Teacher):
             ),
             "logits_processor": processors,
         }
-        if len(context_ids):
-            keys, values = self._prefill(context_ids, streams=read_tokens < len(context_ids))
+        if context:
+            keys, values = self._read(context, streamed)
             sequences = generate_from_prefix(model, keys, values, ids, mask, **options)
         else:
             sequences = model.generate(ids, attention_mask=mask, **options)
@@ -114,25 +158,34 @@ class LocalTeacher(Teacher):
             raise TeacherError("teacher=LocalTeacher has no model yet; call bind(model, tokenizer) first")
         return self._model
 
-    def _read_tokens(self, context_ids: Sequence[int], needed_tokens: int) -> int:
-        """Positions that the context takes: fewer than it has tokens where it is streamed to leave those needed."""
+    def _streamed_tokens(self, context: tuple[int, ...], needed_tokens: int) -> int:
+        """How many tokens, from the context's first on, are read through the cascade."""
         limit = _positions(self._bound())
-        if self.cascade is None or limit is None or len(context_ids) + needed_tokens <= limit:
-            return len(context_ids)
-        return min(len(context_ids), self.cascade.total_tokens)
+        if self.cascade is None:
+            return 0
+        if self._expected and context[: len(self._expected)] == self._expected:
+            return len(self._expected)
+        return 0 if limit is None or len(context) + needed_tokens <= limit else len(context)
 
-    def _prefill(self, context_ids: Sequence[int], *, streams: bool) -> tuple[list[Tensor], list[Tensor]]:
-        key = (tuple(int(i) for i in context_ids), streams)
+    def _read(self, context: tuple[int, ...], streamed: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values of the context, its first ``streamed`` tokens as the cascade keeps them."""
+        key = (context, streamed)
         if self._context is None or self._context[0] != key:
-            self._context = (key, *(self._streamed(key[0]) if streams else prefill(self._bound(), key[0])))
+            kept, whole = self._streamed(context[:streamed]) if streamed else None, context[streamed:]
+            keys, values = prefill(self._bound(), whole, behind=kept) if whole or kept is None else kept
+            self._context = (key, keys, values)
         return self._context[1:]
 
-    def _streamed(self, context_ids: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
-        model = self._bound()
-        assert self.cascade is not None
-        cache = self.cascade.new_cache(model.config)
-        cascade_prefill(model, cache, torch.tensor([context_ids], device=model.device))
-        return cache.to_cartridge(model).tensors(dtype=model.dtype, device=model.device)
+    def _streamed(self, ids: tuple[int, ...]) -> tuple[list[Tensor], list[Tensor]]:
+        key = (ids, len(ids))
+        if self._kept is None or self._kept[0] != key:
+            model, options = self._bound(), self._expected_options if ids == self._expected else self.cascade
+            assert options is not None
+            cache = options.new_cache(model.config)
+            cascade_prefill(model, cache, torch.tensor([ids], device=model.device))
+            kept = cache.to_cartridge(model)
+            self._kept = (key, *kept.tensors(dtype=model.dtype, device=model.device))
+        return self._kept[1:]
 
     @staticmethod
     def _fitting_length(model: PreTrainedModel, used: int, wanted: int) -> int:

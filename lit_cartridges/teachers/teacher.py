@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from transformers import PretrainedConfig
 
 from lit_cartridges.teachers.top_logprobs import TopLogprobs
 
@@ -109,6 +110,36 @@ class Teacher(ABC):
                 f"top_k={top_k} must lie in 0..{vocab_size}, the size of the vocabulary; the paper's value "
                 f"is 20, set top_k to {min(20, vocab_size)}"
             )
+
+    def expect_prefix(self, ids: Sequence[int], *, opening_tokens: int) -> None:  # noqa: B027 - a hint
+        """Contexts to come may begin with these tokens: a chat template's opening, and the whole corpus.
+
+        What a context means stays the same. A teacher may keep what it made of them, or read them in a way of its own.
+
+        Args:
+            opening_tokens: tokens of the opening.
+        """
+
+    def prefix_positions(self, num_tokens: int) -> int:
+        """Positions that an expected prefix of so many tokens takes in front of a chunk."""
+        return num_tokens
+
+    def check_model(self, config: PretrainedConfig) -> None:  # noqa: B027 - most teachers run elsewhere
+        """Checks settings against the model's config, before the model is loaded.
+
+        Raises:
+            ValueError: one does not suit it.
+        """
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides its replies beside the model, as JSON values; recordings made with others are refused."""
+        return {}
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What happened so far, by kind; logged with the stream's counts."""
+        return {}
 
     def bind(self, model: Any, tokenizer: Any) -> None:  # noqa: B027 - most teachers need nothing
         """Hands over the run's frozen model and tokenizer; a teacher that brings its own ignores them."""

@@ -183,6 +183,17 @@ def test_what_cannot_work_fails_before_the_model_is_loaded(tmp_path, model_folde
     assert module.student is None
 
 
+def test_a_cascade_that_the_model_has_no_positions_for_fails_before_it_is_loaded(
+    tmp_path, model_folder, corpus
+):
+    recorded = save_recording(tmp_path / "recorded.parquet", corpus=corpus)
+    module, data = new_module(model_folder), new_data(corpus, recorded=recorded)
+    callback = callback_of(systems=["cascade"], cascade=CascadeOptions(total_tokens=500, stride_tokens=64))
+    with pytest.raises(ValueError, match="max_position_embeddings=512; their sum must be at most 512"):
+        new_trainer(tmp_path, callback, max_steps=1).fit(module, data)
+    assert module.student is None
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

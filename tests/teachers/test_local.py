@@ -142,3 +142,103 @@ def test_without_a_cascade_a_chunk_beyond_the_context_is_refused(llama):
         teacher_of(llama).complete(
             context_ids=LONG, prompts=PROMPTS[:1], sampling=Sampling(0.0, 2), seeds=[1]
         )
+
+
+OPENING = CONTEXT[:2]
+CORPUS = [OPENING[-1] + (i * i) % 60 for i in range(90)]
+CHUNKS = [CORPUS[10:40], CORPUS[50:70]]
+LOSING = CascadeOptions(total_tokens=36, cascades=2, sink_tokens=1, stride_tokens=16)
+LOSSLESS = CascadeOptions(total_tokens=100, cascades=4, stride_tokens=16)
+
+
+def taught_behind_the_corpus(model, cascade: CascadeOptions | None, **options) -> LocalTeacher:
+    teacher = teacher_of(model, cascade=cascade, **options)
+    teacher.expect_prefix(OPENING + CORPUS, opening_tokens=len(OPENING))
+    return teacher
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt_neox", "gemma3_text"])
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_behind_a_cascade_that_loses_nothing_it_answers_as_with_corpus_and_chunk_in_full(name, chunk):
+    options = {"context_ids": OPENING + CORPUS + chunk, "prompts": PROMPTS, "seeds": SEEDS}
+    options |= {"sampling": Sampling(0.0, 8), "top_k": 5, "min_mass": 1.0}
+    model = tiny_model(name)
+    ours = taught_behind_the_corpus(model, LOSSLESS).complete(**options)
+    plain = teacher_of(model).complete(**options)
+    for mine, theirs in zip(ours, plain, strict=True):
+        assert mine.token_ids.tolist() == theirs.token_ids.tolist()
+        for a, b in zip(mine.top_logprobs.dense(), theirs.top_logprobs.dense(), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_the_chunk_is_read_in_full_behind_what_a_cascade_kept_of_the_corpus(name):
+    """Against a plain loop with transformers' own cache; the opening is among the sinks, though the options have one sink."""
+    model, chunk = tiny_model(name), CHUNKS[0]
+    ours = taught_behind_the_corpus(model, LOSING).complete(
+        context_ids=OPENING + CORPUS + chunk, prompts=PROMPTS, sampling=Sampling(0.0, 6), seeds=SEEDS
+    )
+    cache = LOSING.keeping(2).new_cache(model.config)
+    cascade_prefill(model, cache, torch.tensor([OPENING + CORPUS]))
+    kept = cache.to_cartridge(model)
+    assert kept.num_tokens == 36 and cache.layers[0].shape.sink_tokens == 2
+    for prompt, completion in zip(PROMPTS, ours, strict=True):
+        replies: list[int] = []
+        for _ in completion.token_ids:
+            with torch.no_grad():
+                ids = torch.tensor([chunk + prompt + replies])
+                logits = model(ids, past_key_values=kept.as_cache(batch_size=1)).logits[0, -1]
+            replies.append(int(logits.argmax()))
+        assert completion.token_ids.tolist() == replies
+
+
+def test_behind_a_corpus_too_a_sampled_reply_depends_on_its_seed_alone(llama):
+    options = {"context_ids": OPENING + CORPUS + CHUNKS[0], "sampling": Sampling(1.0, 20)}
+    together = taught_behind_the_corpus(llama, LOSING).complete(prompts=PROMPTS, seeds=SEEDS, **options)
+    in_turns = taught_behind_the_corpus(llama, LOSING, max_rows=1).complete(
+        prompts=PROMPTS, seeds=SEEDS, **options
+    )
+    assert [c.token_ids.tolist() for c in together] == [c.token_ids.tolist() for c in in_turns]
+    after_another = taught_behind_the_corpus(llama, LOSING)
+    after_another.complete(
+        prompts=PROMPTS[:1], seeds=SEEDS[:1], **(options | {"context_ids": OPENING + CORPUS + CHUNKS[1]})
+    )
+    again = after_another.complete(prompts=PROMPTS, seeds=SEEDS, **options)
+    assert [c.token_ids.tolist() for c in together] == [c.token_ids.tolist() for c in again]
+
+
+def test_the_corpus_is_streamed_once_for_all_chunks_and_each_chunk_read_once(llama):
+    teacher, calls = taught_behind_the_corpus(llama, LOSING), []
+    handle = llama.base_model.register_forward_pre_hook(
+        lambda m, args, kwargs: calls.append((args[0] if args else kwargs["input_ids"]).shape[1]),
+        with_kwargs=True,
+    )
+    try:
+        for chunk in CHUNKS:
+            for _ in range(2):  # questions, then answers
+                teacher.complete(
+                    context_ids=OPENING + CORPUS + chunk,
+                    prompts=PROMPTS[:1],
+                    sampling=Sampling(0.0, 1),
+                    seeds=SEEDS[:1],
+                )
+    finally:
+        handle.remove()
+    assert calls == [16] * 5 + [12] + [30, 3, 3] + [
+        20,
+        3,
+        3,
+    ]  # 92 tokens in strides of 16, then chunk, prompt, prompt
+
+
+def test_a_context_that_does_not_begin_with_the_corpus_is_read_as_ever(llama):
+    options = {"context_ids": CONTEXT, "prompts": PROMPTS, "sampling": Sampling(0.0, 6), "seeds": SEEDS}
+    ours, plain = (
+        t.complete(**options) for t in (taught_behind_the_corpus(llama, LOSING), teacher_of(llama))
+    )
+    assert [c.token_ids.tolist() for c in ours] == [c.token_ids.tolist() for c in plain]
+
+
+def test_an_opening_that_leaves_a_cascade_no_place_is_refused(llama):
+    with pytest.raises(ValueError, match="total_tokens=36 leaves no place behind 36 tokens that stay"):
+        teacher_of(llama, cascade=LOSING).expect_prefix(LONG, opening_tokens=36)
