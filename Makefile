@@ -21,9 +21,10 @@ BENCH ?= $(sort $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildca
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEEPSPEED := $(VENV)/.installed-deepspeed
+VLLM := $(VENV)-vllm
 INSTALLED := build/installed
 
-.PHONY: help install install-deepspeed demo test test-distributed lint format typecheck bench clean
+.PHONY: help install install-deepspeed install-vllm demo test test-distributed test-faults test-vllm install-slurm test-slurm lint format typecheck bench clean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -59,6 +60,27 @@ install-deepspeed: $(DEEPSPEED) ## add the deepspeed extra to .venv
 
 test-distributed: $(DEEPSPEED) ## train with two processes on the CPU, under DDP and DeepSpeed ZeRO 0 to 3 (PYTEST_ARGS)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -p no:xdist -m distributed tests/distributed $(PYTEST_ARGS)
+
+test-faults: $(STAMP) ## kill, stop, starve and damage runs of the real command, and print what was tried (PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -p no:xdist -m faults tests/faults $(PYTEST_ARGS)
+	@$(PY) -m tests.faults.report
+
+install-slurm: ## install SLURM by apt, where that may be done; fails, with the reason, where it cannot
+	@tests/slurm/install.sh
+
+# With vLLM's environment, if `make install-vllm` has built it; without, its one test here is skipped.
+test-slurm: install-slurm $(DEEPSPEED) ## submit recipes/slurm to a cluster of two nodes on this machine (PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(if $(wildcard $(VLLM)/.installed),VLLM_PYTHON=$(abspath $(VLLM))/bin/python) \
+	  $(PY) -m pytest -p no:xdist -m slurm tests/slurm --durations=10 $(PYTEST_ARGS)
+
+$(VLLM)/.installed: tests/vllm/install.sh tests/vllm/requirements.txt
+	tests/vllm/install.sh $(VLLM) $(PYTHON)
+	@touch $@
+
+install-vllm: $(VLLM)/.installed ## add vLLM for the CPU in an environment of its own, .venv-vllm (3.4 GB)
+
+test-vllm: $(STAMP) $(VLLM)/.installed ## compare a teacher behind vLLM servers with the one in process (PYTEST_ARGS)
+	OMP_NUM_THREADS=1 VLLM_PYTHON=$(abspath $(VLLM))/bin/python $(PY) -m pytest -p no:xdist -m vllm tests/vllm $(PYTEST_ARGS)
 
 lint: $(STAMP) ## check style, formatting, types, and that every file gets installed
 	$(VENV)/bin/ruff check .

@@ -1,12 +1,13 @@
 """Checkpoints of a run (cartridge, optimizer, stream) and the cartridge as a folder of its own.
 
 In ``folder`` (the trainer's root folder by default):
-    checkpoints/last.ckpt, checkpoints/best.ckpt   to go on from; frozen weights are not in them
-    cartridge/, cartridge-best/                    to load with `Cartridge.from_pretrained`
+    checkpoints/last.ckpt, previous.ckpt, best.ckpt   to go on from; frozen weights are not in them
+    cartridge/, cartridge-best/                       to load with `Cartridge.from_pretrained`
 
-Checkpoints are taken between optimizer steps only. The first Ctrl-C or SIGTERM (which a cluster sends before it takes
-a node away) lets the current step finish and saves; a second Ctrl-C stops at once, and the last checkpoint stands.
-Several processes decide together whether to save and whether to stop, whichever of them was told.
+Checkpoints are taken between optimizer steps only. ``last.ckpt`` is written after all else that a save writes, so a run
+that dies in between goes on from the save before, and repeats what is missing. The first Ctrl-C or SIGTERM (which a
+cluster sends before it takes a node away) lets the current step finish and saves; a second Ctrl-C stops at once, and the
+last checkpoint stands. Several processes decide together whether to save and whether to stop, whichever of them was told.
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
+from lit_cartridges.checkpoint_files import BEST, LAST, PREVIOUS, AtomicCheckpointIO
 from lit_cartridges.data.batch import PackedBatch
+from lit_cartridges.run_folder import RunFolder
 
 _log = logging.getLogger(__name__)
 
 
 class CartridgeCheckpoint(Checkpoint):
-    """Saves every ``every_n_steps`` optimizer steps, at the end, and on Ctrl-C.
+    """Saves every ``every_n_steps`` optimizer steps, at the end, and on Ctrl-C; keeps other trainings out of the folder.
 
     Args:
         every_n_steps: optimizer steps between checkpoints.
@@ -38,6 +42,7 @@ class CartridgeCheckpoint(Checkpoint):
 
     Attributes:
         terminated: SIGTERM, to any of the processes, has stopped the run.
+        interrupted: Ctrl-C or SIGTERM has.
     """
 
     def __init__(
@@ -57,7 +62,9 @@ class CartridgeCheckpoint(Checkpoint):
         self.folder = Path(folder) if folder else None
         self.best: float | None = None
         self._saved_step = -1
-        self._interrupted = self.terminated = False
+        self._io = AtomicCheckpointIO()
+        self._held: RunFolder | None = None
+        self.interrupted = self.terminated = False
         self._handlers: dict[signal.Signals, Any] = {}
 
     @property
@@ -66,12 +73,32 @@ class CartridgeCheckpoint(Checkpoint):
         return type(self).__name__
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Find the run's folder."""
+        """Find the run's folder, hold it for training, and write checkpoints atomically."""
         self.folder = self.folder or Path(trainer.default_root_dir)
+        if stage == "fit":
+            self.hold_folder(trainer)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = self._io
+
+    def hold_folder(self, trainer: L.Trainer) -> None:
+        """Keep other trainings out of the run's folder until this one ends.
+
+        Raises:
+            RunFolderError: another training uses it, or it cannot be written.
+        """
+        self.folder = self.folder or Path(trainer.default_root_dir)
+        if trainer.is_global_zero and self._held is None:
+            folder = RunFolder(self.folder)
+            folder.take()
+            self._held = folder
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take over Ctrl-C and SIGTERM for as long as training lasts."""
+        assert self.folder is not None
         self._saved_step = trainer.global_step
+        # A run that does not go on from these replaces them: the one before its last is never another run's.
+        mine = [(self.folder / "checkpoints" / name).resolve() for name in (LAST, PREVIOUS)]
+        self._io.keeps_previous = trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve() in mine
         if threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
 
@@ -87,8 +114,8 @@ class CartridgeCheckpoint(Checkpoint):
         if batch.stream_state is None or trainer.global_step == self._saved_step:
             return
         told = trainer.strategy.reduce_boolean_decision
-        self._interrupted = told(self._interrupted, all=False)
-        if self._interrupted:
+        self.interrupted = told(self.interrupted, all=False)
+        if self.interrupted:
             self.terminated = told(self.terminated, all=False)
             trainer.should_stop = True
             self._save(trainer, pl_module)
@@ -100,7 +127,9 @@ class CartridgeCheckpoint(Checkpoint):
         if trainer.global_step != self._saved_step:
             self._save(trainer, pl_module)
         self._release()
-        if self._interrupted:
+        if trainer.global_step == trainer.max_steps:
+            self.interrupted = self.terminated = False  # it came when nothing was left to stop
+        if self.interrupted:
             _log.warning(
                 "stopped at optimizer step %d; the same command goes on from there", trainer.global_step
             )
@@ -110,6 +139,11 @@ class CartridgeCheckpoint(Checkpoint):
     ) -> None:
         """Nothing is saved after an error: the last checkpoint is the last good state."""
         self._release()
+        self._let_go()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Leave the folder to the next run."""
+        self._let_go()
 
     def state_dict(self) -> dict[str, Any]:
         """The best figure so far."""
@@ -130,14 +164,12 @@ class CartridgeCheckpoint(Checkpoint):
         )
         if is_best:
             self.best = value
-        self._write(trainer, pl_module, "last", "cartridge")
-        if is_best:
-            self._write(trainer, pl_module, "best", "cartridge-best")
+            self._write(trainer, pl_module, BEST, "cartridge-best")
+        self._write(trainer, pl_module, LAST, "cartridge")
 
     def _write(self, trainer: L.Trainer, pl_module: Any, checkpoint: str, cartridge: str) -> None:
         assert self.folder is not None
-        # Every process takes part: a sharded strategy writes its shards, and the stream's state is gathered.
-        trainer.save_checkpoint(self.folder / "checkpoints" / f"{checkpoint}.ckpt")
+        checkpoints = self.folder / "checkpoints"
         if trainer.is_global_zero:
             loss = trainer.callback_metrics.get("train/loss")
             known = pl_module.cartridge.provenance
@@ -145,16 +177,26 @@ class CartridgeCheckpoint(Checkpoint):
                 known, steps=trainer.global_step, loss=None if loss is None else float(loss)
             )
             pl_module.cartridge.save_pretrained(self.folder / cartridge)
+            if not self._io.keeps_previous:
+                (checkpoints / PREVIOUS).unlink(missing_ok=True)
+        # Every process takes part: a sharded strategy writes its shards, and the stream's state is gathered.
+        trainer.save_checkpoint(checkpoints / checkpoint)
+        self._io.keeps_previous |= checkpoint == LAST
 
     def _interrupt(self, signum: int, frame: Any) -> None:
-        if self._interrupted and signum == signal.SIGINT:
+        if self.interrupted and signum == signal.SIGINT:
             self._release()
             raise KeyboardInterrupt
-        self._interrupted, self.terminated = True, signum == signal.SIGTERM
+        self.interrupted, self.terminated = True, signum == signal.SIGTERM
         name = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
         _log.warning(
             "%s: finishing this optimizer step and saving; press Ctrl-C (again) to stop at once", name
         )
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            self._held.release()
+            self._held = None
 
     def _release(self) -> None:
         for number, handler in self._handlers.items():

@@ -6,7 +6,8 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
-from tqdm.auto import tqdm
+
+from lit_cartridges.steady_bar import SteadyBar
 
 
 class StepProgress(ProgressBar):
@@ -29,7 +30,7 @@ class StepProgress(ProgressBar):
         """Open the bar at the step from which a resumed run goes on."""
         if self._enabled:
             total = None if trainer.max_steps < 0 else trainer.max_steps
-            self._bar = tqdm(
+            self._bar = SteadyBar(
                 total=total,
                 initial=trainer.global_step,
                 desc="cartridge",

@@ -10,13 +10,14 @@ written as version 1; readers of that version refuse the other, rather than leav
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+
+from lit_cartridges.atomic_files import write_atomically
 
 if TYPE_CHECKING:
     from lit_cartridges.cartridge import Cartridge
@@ -161,16 +162,3 @@ def model_card(description: dict[str, Any]) -> str:
             "",
         ]
     )
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside ``path`` and rename, so that a reader sees the old file or the new one, never a part."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -36,6 +36,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if argv[0] in TRAINER_COMMANDS:
             from lit_cartridges.commands.trainer_cli import CartridgeCLI
 
+            _quiet()  # once more: Lightning, imported just now, has turned its hints on
             CartridgeCLI.run_with(argv)
         else:
             commands[argv[0]](argv[1:])

@@ -12,6 +12,7 @@ from __future__ import annotations
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -26,7 +27,7 @@ from lit_cartridges.init import FirstTokens, InitStrategy
 from lit_cartridges.init.init_cost import InitCost, measured_init
 from lit_cartridges.losses import LanguageHead, Objective, TopKDistillation, chunked_loss
 from lit_cartridges.models import load_config, load_tokenizer
-from lit_cartridges.new_cartridge import init_context, new_cartridge
+from lit_cartridges.new_cartridge import checkpoint_cartridge, init_context, new_cartridge
 from lit_cartridges.packed_forward import student_hidden, teacher_hidden
 from lit_cartridges.recomputing import recomputes_layers
 from lit_cartridges.run_progress import recount_batches, warm_up_and_cosine
@@ -144,6 +145,12 @@ class LitCartridge(L.LightningModule):
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "bind_teacher"):
             data.bind_teacher(self.frozen_teacher)
+        if self.cartridge is None and self.trainer.ckpt_path:
+            # What the init would give is about to be replaced. (`fit(ckpt_path=…)` tells nobody at this point: set
+            # trainer.ckpt_path instead, as the command line does, where an init takes long.)
+            self.cartridge = checkpoint_cartridge(
+                Path(self.trainer.ckpt_path), self.init, data, base_model=self.model_name, model=self.student
+            )
         if self.cartridge is None:
             context = init_context(
                 data, self.student, num_tokens=self.num_tokens, seed=self.seed, progress=self._shows_progress
@@ -273,13 +280,17 @@ class LitCartridge(L.LightningModule):
             "corpus_sha256": known.corpus_sha256,
             "num_tokens": self.cartridge.num_tokens,
             "num_frozen_tokens": self.cartridge.num_frozen_tokens,
+            "init": known.init,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model or corpus; count batches as this run's processes will."""
         assert self.cartridge is not None
-        for name, theirs in checkpoint.get("cartridge", {}).items():
-            mine = getattr(self.cartridge if name.startswith("num_") else self.cartridge.provenance, name)
+        known = dict(checkpoint.get("cartridge", {}))
+        init = known.pop("init", self.cartridge.provenance.init)  # of the run that began, whatever is set now
+        self.cartridge.provenance = replace(self.cartridge.provenance, init=init)
+        for name, theirs in known.items():
+            mine = getattr(self if name.startswith("num_") else self.cartridge.provenance, name)
             if mine != theirs:
                 raise ValueError(
                     f"the checkpoint was made with {name}={theirs!r}, and this run has {mine!r}; give the settings "

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 
-from tqdm.auto import tqdm
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_cartridges.cartridge import Cartridge, Fingerprint, Provenance
 from lit_cartridges.data import SelfStudyDataModule
 from lit_cartridges.init import InitContext, InitStrategy
+from lit_cartridges.self_study.room import require_room
+from lit_cartridges.steady_bar import SteadyBar
 
 # Added to the seed for conversations that an init strategy looks at: neither trained on nor validated on.
 _INIT_SEED = 2_000_003
@@ -66,13 +70,55 @@ def new_cartridge(
         ValueError: the strategy cannot start such a cartridge.
     """
     keys, values, biases = init.tensors(context)
-    provenance = Provenance(
+    provenance = _provenance(init, data, base_model=base_model, model=context.model)
+    return Cartridge(keys, values, biases, num_frozen_tokens=num_frozen_tokens, provenance=provenance)
+
+
+def checkpoint_cartridge(
+    checkpoint: Path,
+    init: InitStrategy,
+    data: SelfStudyDataModule,
+    *,
+    base_model: str,
+    model: PreTrainedModel,
+) -> Cartridge:
+    """The cartridge of a checkpoint that this run goes on from, for which ``init`` need not be computed again.
+
+    Its provenance is what this run's settings say; whether the checkpoint agrees, the module asks before it goes on.
+
+    Raises:
+        ValueError: a checkpoint without a cartridge.
+    """
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    layers = range(sum(name.startswith("cartridge.frozen_keys.") for name in state))
+    if not layers:
+        raise ValueError(f"the checkpoint {checkpoint} holds no cartridge; give one of a run of LitCartridge")
+
+    def tensors(kind: str) -> list[Tensor]:
+        """Per layer, the frozen positions in front."""
+        names = (
+            (f"cartridge.frozen_{kind}.{layer}", f"cartridge.trainable_{kind}.{layer}") for layer in layers
+        )
+        return [torch.cat([state[frozen], state[trainable]], dim=1) for frozen, trainable in names]
+
+    return Cartridge(
+        tensors("keys"),
+        tensors("values"),
+        tensors("biases") if "cartridge.frozen_biases.0" in state else None,
+        num_frozen_tokens=state["cartridge.frozen_keys.0"].shape[1],
+        provenance=_provenance(init, data, base_model=base_model, model=model),
+    )
+
+
+def _provenance(
+    init: InitStrategy, data: SelfStudyDataModule, *, base_model: str, model: PreTrainedModel
+) -> Provenance:
+    return Provenance(
         base_model=base_model,
-        fingerprint=Fingerprint.of_config(context.model.config),
+        fingerprint=Fingerprint.of_config(model.config),
         init=init.describe(),
         corpus_sha256=data.corpus.sha256,
     )
-    return Cartridge(keys, values, biases, num_frozen_tokens=num_frozen_tokens, provenance=provenance)
 
 
 def _self_study(
@@ -87,11 +133,9 @@ def _self_study(
             synthesizer.conversations_per_group, _CONVERSATIONS_PER_CHUNK
         )
         synthesizer.off_corpus_share, synthesizer.top_k = 0.0, 0
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None:
-            data.chunker.validate(limit, synthesizer.reserved_tokens, corpus_tokens=len(data.corpus_ids))
+        require_room(synthesizer, model.config)
         made: list[list[int]] = []
-        with tqdm(total=wanted, desc="conversations", disable=not progress, leave=False) as bar:
+        with SteadyBar(total=wanted, desc="conversations", disable=not progress, leave=False) as bar:
             for group in count():
                 if len(made) >= wanted:
                     break

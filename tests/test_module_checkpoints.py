@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lit_cartridges.init import InitialTensors, InitStrategy, RandomVectors
+from lit_cartridges.prefill import prefill
 from tests.tiny_run import (
     SaveAt,
     fit,
@@ -32,6 +34,7 @@ def test_a_checkpoint_holds_the_cartridge_the_optimizer_and_the_stream_alone(
         "corpus_sha256": module.cartridge.provenance.corpus_sha256,
         "num_tokens": 8,
         "num_frozen_tokens": 1,
+        "init": "FirstTokens",
     }
     (optimizer,) = checkpoint["optimizer_states"]
     assert {len(optimizer["state"])} == {4}
@@ -70,8 +73,56 @@ def test_a_resumed_run_ends_on_the_same_bits(tmp_path, model_folder, corpus, opt
     assert trainer.datamodule.stream_state == again.datamodule.stream_state
 
 
+class Biased(InitStrategy):
+    """Starts with biases; after ``times`` cartridges it fails."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def tensors(self, context):
+        assert self.times > 0, "the init is computed again"
+        self.times -= 1
+        keys, values = prefill(context.model, list(context.context_ids[: context.num_tokens]))
+        return InitialTensors(keys, values, [torch.full(key.shape[:2], 0.5) for key in keys])
+
+
+def test_the_init_is_not_computed_for_a_checkpoint_that_replaces_it(tmp_path, model_folder, corpus, recorded):
+    whole = new_module(model_folder, init=Biased(1))
+    fit(tmp_path, whole, new_data(corpus, recorded=recorded), SaveAt(2, tmp_path / "at.ckpt"))
+    rest = new_module(model_folder, init=Biased(0))
+    trainer = new_trainer(tmp_path, max_steps=4)
+    trainer.ckpt_path = tmp_path / "at.ckpt"
+    trainer.fit(rest, new_data(corpus, recorded=recorded), weights_only=True)
+    assert same_tensors(whole.state_dict(), rest.state_dict())
+    assert rest.init_cost is None
+    scored = new_module(model_folder, init=Biased(0))
+    trainer = new_trainer(tmp_path)
+    trainer.ckpt_path = tmp_path / "at.ckpt"
+    trainer.validate(scored, new_data(corpus, recorded=recorded), weights_only=True, verbose=False)
+    assert torch.isfinite(trainer.callback_metrics["val/loss"])
+
+
+def test_the_provenance_names_the_init_that_the_run_began_with(tmp_path, model_folder, corpus, recorded):
+    data = new_data(corpus, recorded=recorded)
+    fit(tmp_path, new_module(model_folder), data, SaveAt(1, tmp_path / "at.ckpt"), max_steps=1)
+    module = new_module(model_folder, init=RandomVectors())
+    fit(tmp_path, module, new_data(corpus, recorded=recorded), ckpt_path=tmp_path / "at.ckpt", max_steps=2)
+    assert module.cartridge.provenance.init == "FirstTokens"
+
+
+def test_a_checkpoint_without_a_cartridge_is_refused(tmp_path, model_folder, corpus, recorded):
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    trainer = new_trainer(tmp_path, max_steps=1)
+    trainer.ckpt_path = tmp_path / "other.ckpt"
+    with pytest.raises(ValueError, match="other.ckpt holds no cartridge"):
+        trainer.fit(new_module(model_folder), new_data(corpus, recorded=recorded), weights_only=True)
+
+
+@pytest.mark.parametrize("known_early", [False, True])
 @pytest.mark.parametrize("change", ["model", "corpus", "num_tokens", "num_frozen_tokens"])
-def test_a_checkpoint_of_other_settings_is_refused(tmp_path, model_folder, corpus, recorded, change):
+def test_a_checkpoint_of_other_settings_is_refused(
+    tmp_path, model_folder, corpus, recorded, change, known_early
+):
     fit(
         tmp_path,
         new_module(model_folder),
@@ -87,12 +138,15 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, model_folder, corpu
     else:
         module[change] += 1
     name = {"model": "base_model", "corpus": "corpus_sha256"}.get(change, change)
+    trainer = new_trainer(tmp_path, max_steps=4)
+    if known_early:
+        trainer.ckpt_path = tmp_path / "at.ckpt"
     with pytest.raises(ValueError, match=f"the checkpoint was made with {name}=.* and this run has"):
-        fit(
-            tmp_path,
+        trainer.fit(
             new_module(**module),
             new_data(corpus, recorded=recorded),
-            ckpt_path=tmp_path / "at.ckpt",
+            ckpt_path=None if known_early else tmp_path / "at.ckpt",
+            weights_only=True,
         )
 
 

@@ -6,6 +6,7 @@ A run's folder (``trainer.default_root_dir``) holds ``config.yaml``, ``checkpoin
 
 from __future__ import annotations
 
+import os
 import signal
 from importlib.resources import files
 from pathlib import Path
@@ -14,9 +15,12 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lit_cartridges.atomic_files import explained, write_atomically
 from lit_cartridges.callbacks import CartridgeCheckpoint, StepProgress, ThroughputMonitor
-from lit_cartridges.cartridge_files import write_atomically
+from lit_cartridges.checkpoint_files import LAST, problem, resume_path, set_aside
 from lit_cartridges.data import SelfStudyDataModule
 from lit_cartridges.module import LitCartridge
 
@@ -82,6 +86,9 @@ class CartridgeCLI(LightningCLI):
             kwargs["logger"] = [csv, TensorBoardLogger(root, name="logs", version=csv.version)]
         if self.subcommand == "fit" and config.get("val_check_interval") is None:
             kwargs["limit_val_batches"] = 0  # else Lightning would validate whenever training is stopped
+        if config.get("devices") in (None, "auto") and "LOCAL_WORLD_SIZE" in os.environ:
+            # As many as torchrun has started; Lightning would take every GPU, or one CPU, and refuse another number.
+            kwargs["devices"] = int(os.environ["LOCAL_WORLD_SIZE"])
         callbacks = config.get("callbacks") or []
         # First, so that what the others do after a batch does not count as training.
         kwargs["callbacks"] = [
@@ -90,28 +97,78 @@ class CartridgeCLI(LightningCLI):
         ]
         if config.get("enable_progress_bar") is not False:
             kwargs["callbacks"].append(StepProgress())
+        if config.get("plugins") is None and SLURMEnvironment.detect():
+            # A job is started again by its script (recipes/slurm), from a checkpoint between two steps. Lightning, told by
+            # SIGUSR1, would save in the middle of one and requeue the job by itself.
+            kwargs["plugins"] = [SLURMEnvironment(auto_requeue=False)]
         return super().instantiate_trainer(**kwargs)
 
+    def before_fit(self) -> None:
+        """Hold the run's folder, before it is looked at for a checkpoint."""
+        self._checkpoint.hold_folder(self.trainer)
+
     def after_fit(self) -> None:
-        """End with status 143 where SIGTERM stopped the run before its end, so that a cluster's script starts it again."""
+        """End with the status of a process that the signal killed (143 of SIGTERM, 130 of Ctrl-C) where one stopped the
+        run before its end, so that a cluster's script starts it again."""
         if any(getattr(callback, "terminated", False) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
             raise SystemExit(128 + signal.SIGTERM)
+        if any(getattr(callback, "interrupted", False) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise SystemExit(128 + signal.SIGINT)
+
+    @property
+    def _checkpoint(self) -> CartridgeCheckpoint:
+        return next(c for c in self.trainer.callbacks if isinstance(c, CartridgeCheckpoint))  # type: ignore[attr-defined]
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Lightning's, with the statuses of `after_fit` for a run that is stopped at once, and words for a full disk."""
+        try:
+            super()._run_subcommand(subcommand)
+        except SIGTERMException:
+            raise SystemExit(128 + signal.SIGTERM) from None
+        except KeyboardInterrupt:
+            raise SystemExit(128 + signal.SIGINT) from None
+        except SystemExit as end:
+            if isinstance(end.__context__, KeyboardInterrupt):  # Lightning has answered it, with status 1
+                raise SystemExit(128 + signal.SIGINT) from None
+            raise
+        except OSError as error:
+            raise explained(error, Path(self.trainer.default_root_dir)) from error
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
         # Checkpoints hold tensors and plain values only, so no pickle needs to be trusted.
         kwargs["weights_only"] = True
+        given = kwargs.pop("ckpt_path", None)
         resume = str(self._get(self.config_init, "resume"))
-        last = Path(self.trainer.default_root_dir) / "checkpoints" / "last.ckpt"
-        if kwargs.get("ckpt_path") is None and resume != "never":
-            if resume != "auto":
-                kwargs["ckpt_path"] = resume
-            elif last.exists():
-                print(f"going on from {last} (--resume never starts anew)")
-                kwargs["ckpt_path"] = str(last)
-        if kwargs.get("ckpt_path") is not None and not Path(kwargs["ckpt_path"]).exists():
-            raise ValueError(f"there is no checkpoint {kwargs['ckpt_path']}; give one, or --resume never")
+        if given is None and resume not in ("auto", "never"):
+            given = resume
+        path = None
+        if given is not None:
+            path = _readable(Path(given))
+        elif resume == "auto":
+            path = self._resume_path(training=subcommand == "fit")
+        if path is not None:
+            # Set here, where the module sees it before it would compute an init that the checkpoint replaces.
+            self.trainer.ckpt_path = str(path)
         return kwargs
+
+    def _resume_path(self, *, training: bool) -> Path | None:
+        first = self.trainer.is_global_zero
+        checkpoints = (self._checkpoint.folder or Path(self.trainer.default_root_dir)) / "checkpoints"
+        path = resume_path(checkpoints, tell=print if first else lambda _: None)
+        if path is not None and first:
+            print(f"going on from {path} (--resume never starts anew)")
+            if training and path.name != LAST:
+                set_aside(checkpoints)
+        return path
+
+
+def _readable(path: Path) -> Path:
+    if not path.exists():
+        raise ValueError(f"there is no checkpoint {path}; give one, or --resume never")
+    if (why := problem(path)) is not None:
+        raise ValueError(f"{path} is no checkpoint to go on from ({why}); give another, or --resume never")
+    return path
 
 
 def _installed(argument: str) -> str:

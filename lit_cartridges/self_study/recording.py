@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_cartridges.atomic_files import sweep, write_atomically
 from lit_cartridges.teachers.conversation import Conversation
 from lit_cartridges.teachers.conversation_file import is_readable, read_conversations, write_conversations
 from lit_cartridges.teachers.tokenizer_check import RecordingError, check_tokenizer, tokenizer_fingerprint
@@ -41,15 +41,18 @@ class Recording:
             folder: made by the first `append`.
             tokenizer: when given, `read_group` refuses parts of another tokenizer.
             settings: what the conversations are made with (JSON values). They are kept beside the parts, and a folder
-                of other settings is refused, since its groups would be taken for this run's.
+                of other settings is refused, since its groups would be taken for this run's. What a killed run has left
+                half-written is removed.
 
         Raises:
-            RecordingError: the folder was made with other settings; the message names them.
+            RecordingError: the folder was made with other settings; the message names them. Or its settings are unreadable.
         """
         self.folder = Path(folder)
         self.tokenizer = tokenizer
         self.settings = None if settings is None else json.loads(json.dumps(settings))
-        self._check_settings()
+        if settings is not None:
+            self._check_settings()
+            sweep(self.folder)
 
     def append(self, group_index: int, conversations: Sequence[Conversation]) -> Path:
         """Writes the group's part and returns its path; a part that is there already stays as it is.
@@ -93,9 +96,16 @@ class Recording:
 
     def _check_settings(self) -> None:
         file = self.folder / _SETTINGS
-        if self.settings is None or not file.exists():
+        if not file.exists():
             return
-        kept = json.loads(file.read_text())
+        try:
+            kept = json.loads(file.read_text())
+        except ValueError as error:
+            raise RecordingError(
+                f"{file} cannot be read ({error}), so nobody knows what the conversations beside it were made with; give "
+                "another recording folder, or delete that file if you are sure that the settings are the same"
+            ) from error
+        assert self.settings is not None
         names = [name for name in {**kept, **self.settings} if kept.get(name) != self.settings.get(name)]
         if names:
             changes = "; ".join(
@@ -112,9 +122,7 @@ class Recording:
         if self.settings is None or file.exists():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        beside.write_text(json.dumps(self.settings, indent=2) + "\n")
-        beside.replace(file)
+        write_atomically(file, (json.dumps(self.settings, indent=2) + "\n").encode())
 
     def _path(self, group_index: int) -> Path:
         if group_index < 0:

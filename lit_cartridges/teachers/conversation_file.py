@@ -5,7 +5,6 @@ Columns `messages`, `system_prompt`, `metadata`, `type`, compressed with snappy.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lit_cartridges.atomic_files import write_atomically
 from lit_cartridges.teachers.conversation import Conversation
 from lit_cartridges.teachers.conversation_columns import COLUMNS, decode_batch, encode_table
 from lit_cartridges.teachers.peft_conversations import SUFFIX, read_peft_conversations
@@ -26,17 +26,19 @@ def write_conversations(path: str | Path, conversations: Sequence[Conversation])
 
     Raises:
         RecordingError: a metadata key that is text in one conversation and a number in another.
+        OutOfSpaceError: no room for it; nothing is written then.
     """
     path = Path(path)
+    content = pa.BufferOutputStream()
+    pq.write_table(
+        encode_table(conversations),
+        content,
+        compression="snappy",
+        row_group_size=_ROWS_PER_GROUP,
+        write_page_checksum=True,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(
-            encode_table(conversations), beside, compression="snappy", row_group_size=_ROWS_PER_GROUP
-        )
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_atomically(path, memoryview(content.getvalue()))
 
 
 def read_conversations(path: str | Path, *, tokenizer: Any = None) -> list[Conversation]:
@@ -76,9 +78,10 @@ def conversation_files(path: str | Path) -> list[Path]:
 
 
 def is_readable(path: Path) -> bool:
-    """Whether the file's footer is whole; Parquet writes it last, so a truncated file has none."""
+    """Whether the file is whole: its footer, which Parquet writes last, and the checksums of its pages where it has any."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            file.read()
             return "messages" in file.schema_arrow.names
     except (pa.ArrowException, OSError):
         return False

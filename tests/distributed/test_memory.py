@@ -19,7 +19,7 @@ from tests.tiny_run import save_corpus, save_recording, tokenizer
 pytestmark = pytest.mark.distributed  # `make test-distributed`
 
 LAYERS, MIB = 22, 1024**2
-ROOM_BYTES = 200 * MIB  # allocator, activations, optimizer, buffers of the NVMe reader, what the libraries load late
+ROOM_BYTES = 200 * MIB  # allocator, activations, optimizer, NVMe buffers, libraries that load late
 SHORT = {
     "conversations_per_group": 2,
     "groups_per_round": 1,
