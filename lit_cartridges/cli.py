@@ -64,6 +64,7 @@ def _quiet() -> None:
         ".*does not have many workers.*",
         ".*LightningCLI's args parameter is intended.*",
         ".*isinstance.treespec, LeafSpec.*",
+        ".*`srun` command is available on your system but is not used.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*Found .* module.s. in eval mode.*",
     ):

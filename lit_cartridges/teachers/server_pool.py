@@ -82,5 +82,9 @@ class ServerPool:
             server.down_until_s = now + min(self.down_s * doubled, _LONGEST_DOWN_S)
 
     def pause(self, server: Server, pause_s: float) -> None:
-        """Sends no requests to a server that has too much to do, until it has time again."""
-        server.down_until_s = max(server.down_until_s, time.monotonic() + pause_s)
+        """Sends no requests to a server that has too much to do, until it has time again.
+
+        Not longer than a failing one is left out: a Retry-After that is a date means hours where two clocks differ by hours.
+        """
+        until_s = time.monotonic() + min(pause_s, _LONGEST_DOWN_S)
+        server.down_until_s = max(server.down_until_s, until_s)

@@ -85,3 +85,13 @@ def test_a_server_that_is_full_is_left_alone_as_long_as_it_says(clock):
     assert borrowed(pool, 2) == ["b", "b"]
     clock[0] += 3.1
     assert borrowed(pool, 2) == ["a", "b"]
+
+
+def test_a_pause_has_a_bound(clock):
+    """Retry-After may be a date, read with a clock that is hours off."""
+    pool = ServerPool(["a", "b"], down_s=10.0)
+    a, b = pool.servers
+    pool.pause(a, 36_000.0)
+    assert pool.up() == [b]
+    clock[0] += 300.1
+    assert a in pool.up()
