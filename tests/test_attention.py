@@ -7,6 +7,7 @@ import torch
 
 from lit_cartridges import Cartridge
 from lit_cartridges.attention import NAME, Reading, reading_prefix, reads_prefixes
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.generation import generate, prefixed_cache
 from lit_cartridges.prefill import prefill
 from tests.tiny_models import VOCAB
@@ -52,7 +53,7 @@ def test_left_padded_batches_give_the_logits_of_the_prefill(model):
             batch,
             attention_mask=seen,
             position_ids=positions,
-            past_key_values=prefixed_cache(len(keys), PREFIX),
+            **cache_argument(prefixed_cache(len(keys), PREFIX)),
         ).logits
     for row, sequence in zip(logits, sequences, strict=True):
         torch.testing.assert_close(
@@ -106,7 +107,7 @@ def test_gradients_of_keys_and_values_equal_those_of_a_plain_cache(model):
         )
     plain = [
         model(
-            s[None], past_key_values=cartridge.as_cache(), position_ids=torch.arange(len(s))[None] + PREFIX
+            s[None], **cache_argument(cartridge.as_cache()), position_ids=torch.arange(len(s))[None] + PREFIX
         ).logits[0]
         for s in sequences
     ]

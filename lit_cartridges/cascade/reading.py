@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lit_cartridges.attention import attends_by
+from lit_cartridges.cache_argument import CACHE_NAME, cache_among
 from lit_cartridges.cascade.attention import NAME
 from lit_cartridges.cascade.cascade_layer import CascadeLayer, CascadeStep
 from lit_cartridges.cascade.cascading_cache import CascadingCache
@@ -68,7 +69,7 @@ class CascadeReading:
 
 @contextmanager
 def reads_cascades(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, ``model`` takes a `CascadingCache` as ``past_key_values``, in forward calls and in ``model.generate``.
+    """Inside, ``model`` takes a `CascadingCache` as its cache, in forward calls and in ``model.generate``.
 
     The model's attention function, its rotation and its forward calls are its own again afterwards. ``position_ids`` mean
     nothing inside: the cascade gives every token its position.
@@ -82,11 +83,11 @@ def reads_cascades(model: PreTrainedModel) -> Iterator[None]:
     rotation = Rotation.of(model)
 
     def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        cache = kwargs.get("past_key_values")
+        cache = cache_among(kwargs)
         if not isinstance(cache, CascadingCache):
             raise ValueError(
-                f"past_key_values is a {type(cache).__name__}; inside reads_cascades(model) every call takes "
-                "past_key_values=CascadingCache(...)"
+                f"{CACHE_NAME} is a {type(cache).__name__}; inside reads_cascades(model) every call takes "
+                f"{CACHE_NAME}=CascadingCache(...)"
             )
         if len(cache.layers) != len(rotation.rotated):
             raise ValueError(
@@ -97,7 +98,7 @@ def reads_cascades(model: PreTrainedModel) -> Iterator[None]:
         return args, kwargs | {"cascade": CascadeReading(cache, rotation)}
 
     def end(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        cache = kwargs.get("past_key_values")
+        cache = cache_among(kwargs)
         if isinstance(cache, CascadingCache):
             cache.is_being_read = False
 
