@@ -137,4 +137,4 @@ def test_a_model_without_the_attention_interface_is_refused_by_name():
 
 def test_a_dense_mask_is_refused(llama):
     with reads_prefixes(llama), pytest.raises(ValueError, match=r"shape \(1, 1, 3, 3\)"):
-        llama(tokens(1, 3), attention_mask=torch.ones(1, 1, 3, 3, dtype=torch.bool))
+        llama(tokens(1, 3), attention_mask=torch.ones(1, 1, 3, 3, dtype=torch.bool), reading=Reading())
