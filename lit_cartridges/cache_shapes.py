@@ -53,6 +53,8 @@ def _heads(text: Any) -> set[int]:
     found, queries = _numbers(text, _HEADS), _numbers(text, _QUERIES)
     # A config without the usual name says in many ways whether all query heads share one key; latents may be one head.
     unsaid = not found or hasattr(text, "multi_query") or hasattr(text, "kv_lora_rank")
+    # A config that does not declare the name carries it along unread, as GPT-NeoX does.
+    unsaid |= not any(hasattr(type(text), name) for name in _HEADS)
     return found | {1} | queries if unsaid else found
 
 
