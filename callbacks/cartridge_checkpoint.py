@@ -24,6 +24,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
+from lit_cartridges.cartridge_description import not_finite
 from lit_cartridges.checkpoint_files import BEST, LAST, PREVIOUS, AtomicCheckpointIO
 from lit_cartridges.data.batch import PackedBatch
 from lit_cartridges.run_folder import RunFolder
@@ -153,8 +154,13 @@ class CartridgeCheckpoint(Checkpoint):
         """Go on comparing with the best so far."""
         self.best = state_dict["best"]
 
-    def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def _save(self, trainer: L.Trainer, pl_module: Any) -> None:
         assert self.folder is not None
+        if where := not_finite(pl_module.cartridge):
+            raise FloatingPointError(
+                f"after optimizer step {trainer.global_step} {where}; the last good checkpoint is kept. Lower "
+                "model.learning_rate or set trainer.gradient_clip_val"
+            )
         self._saved_step = trainer.global_step
         figure = trainer.callback_metrics.get(self.monitor)
         # Each process has logged its own share: were they not to agree, one would write alone and wait for ever.

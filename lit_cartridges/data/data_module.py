@@ -251,16 +251,29 @@ class SelfStudyDataModule(L.LightningDataModule):
         """Give back the teacher's connections and memory."""
         self.teacher.close()
 
+    @property
+    def _vocab_size(self) -> int:
+        """Token ids that the model has; more than the tokenizer's where its embedding is padded."""
+        module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
+        return int(module.model_config.get_text_config().vocab_size)
+
     def _example_source(self) -> ExampleSource:
         if self.raw_corpus:
             return CorpusExamples(self.corpus_ids, window_tokens=self.window_tokens, seed=self.seed)
         if self.recorded is not None:
             return self._conversation_examples(
-                RecordedConversations(self.recorded, tokenizer=self.renderer.tokenizer)
+                RecordedConversations(
+                    self.recorded, tokenizer=self.renderer.tokenizer, vocab_size=self._vocab_size
+                )
             )
         folder = self.recording_folder or str(Path(self.trainer.default_root_dir) / "recording")  # type: ignore[union-attr]
         synthesizer = self.synthesizer()
-        recording = Recording(folder, tokenizer=self.renderer.tokenizer, settings=synthesizer.settings)
+        recording = Recording(
+            folder,
+            tokenizer=self.renderer.tokenizer,
+            settings=synthesizer.settings,
+            vocab_size=self._vocab_size,
+        )
         return self._conversation_examples(synthesizer, recording)
 
     def _validation_source(self) -> ExampleSource:
@@ -270,7 +283,9 @@ class SelfStudyDataModule(L.LightningDataModule):
             )
         if self.validation is not None:
             return self._conversation_examples(
-                RecordedConversations(self.validation, tokenizer=self.renderer.tokenizer)
+                RecordedConversations(
+                    self.validation, tokenizer=self.renderer.tokenizer, vocab_size=self._vocab_size
+                )
             )
         return self._conversation_examples(self.synthesizer(seed=self.seed + _VALIDATION_SEED))
 
