@@ -16,8 +16,9 @@ the prefix tokens j with t - j < window and no others, exactly as if they had be
 evaluation all go through this function, so they agree. A cartridge longer than the window is therefore partly unseen
 by such layers; their part of it still trains for the tokens that see it.
 
-Refused by name: models that do not use transformers' attention interface, and attention with extras that the merge
-does not know (score soft-capping, learned sinks).
+Soft-capped scores (Gemma 2) and learned sinks (gpt-oss) are read as the models mean them. Refused by name: models that do
+not use transformers' attention interface, attention that is not causal, and whatever else a layer hands to its attention
+that is not known here to leave it as it is.
 """
 
 from __future__ import annotations
@@ -33,10 +34,15 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_attention_mask
 
 from lit_cartridges.attention_kernels import additive_mask
-from lit_cartridges.merged_attention import MergedAttention, PackedPart, PrefixPart, RowsPart, SlicedPart
+from lit_cartridges.attention_parts import PackedPart, PrefixPart, RowsPart, SlicedPart
+from lit_cartridges.merged_attention import MergedAttention
 
 NAME = "lit_cartridges"
-_UNKNOWN_EXTRAS = ("softcap", "s_aux")
+# What models, and `generate`, hand down to every layer's attention, which none of theirs reads.
+_HARMLESS = frozenset(
+    "is_causal position_ids cache_position position_embeddings use_cache return_dict output_hidden_states "
+    "output_router_logits logits_to_keep num_items_in_batch deterministic tokenizer assistant_tokenizer".split()
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +54,9 @@ class Reading:
         biases: per layer [kv_heads, prefix_tokens], added to the scaled scores of the prefix's keys; None for none.
         position_ids: [batch, tokens], needed by sliding-window layers.
         lengths: tokens of each packed sequence, summing to the tokens of the single row; None for a padded batch.
-        observe: called in every layer as ``observe(layer, query, scale, window)``, with the rotated queries [batch,
-            heads, tokens, head_dim], the factor of their scores, and the layer's window in tokens or None.
+        observe: called in every layer as ``observe(layer, query, scale, window, softcap)``, with the rotated queries
+            [batch, heads, tokens, head_dim], the factor of their scores, and the layer's window in tokens and soft-cap, or
+            None.
     """
 
     keys: Sequence[Tensor] | None = None
@@ -57,7 +64,7 @@ class Reading:
     biases: Sequence[Tensor] | None = None
     position_ids: Tensor | None = None
     lengths: tuple[int, ...] | None = None
-    observe: Callable[[int, Tensor, float, int | None], None] | None = None
+    observe: Callable[[int, Tensor, float, int | None, float | None], None] | None = None
     # The layout is the same in all layers, so it is made once: one entry per window width.
     _parts: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -124,11 +131,21 @@ def _rows_part(query: Tensor, key: Tensor, padding: Tensor | None, window: int |
 
 
 def refuse_extras(module: nn.Module, options: Mapping[str, Any]) -> None:
-    """Raise ValueError when a layer's attention is given what no attention function of ours knows."""
-    extras = [name for name in _UNKNOWN_EXTRAS if options.get(name) is not None]
+    """Raise ValueError when a layer's attention is given what no attention function of ours knows, or is not causal."""
+    name = type(module).__name__
+    causal = options.get("is_causal")
+    if not (getattr(module, "is_causal", True) if causal is None else causal):
+        raise ValueError(
+            f"{name} is not causal (is_causal=False), and cartridges and cascades are read causally"
+        )
+    extras = [
+        key
+        for key, given in options.items()
+        if key not in _HARMLESS and given is not None and given is not False
+    ]
     if extras:
         raise ValueError(
-            f"{type(module).__name__} uses {', '.join(extras)} in its attention, which neither cartridges nor cascades know"
+            f"{name} uses {', '.join(extras)} in its attention, which neither cartridges nor cascades know"
         )
 
 
@@ -141,6 +158,8 @@ def prefix_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     reading: Reading | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
@@ -150,9 +169,10 @@ def prefix_attention(
         query: [batch, heads, tokens, head_dim], rotated.
         key, value: [batch, kv_heads, keys, head_dim], rotated, without the prefix.
         attention_mask: [batch, keys], True where a key is real, or None.
+        softcap, s_aux: the soft-cap of the scores, and the sinks [heads]; see `MergedAttention`.
 
     Returns:
-        Output [batch, tokens, heads, head_dim] and None (no attention weights).
+        Output [batch, tokens, heads, head_dim], contiguous as some models need it, and None (no attention weights).
     """
     refuse_extras(module, kwargs)
     if attention_mask is not None and attention_mask.ndim != 2:
@@ -166,14 +186,16 @@ def prefix_attention(
     prefix_key = prefix_value = biases = prefix = None
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     if reading.observe is not None:
-        reading.observe(layer, query, scale, sliding_window)
+        reading.observe(layer, query, scale, sliding_window, softcap)
     if reading.num_tokens > 0:
         assert reading.keys is not None and reading.values is not None
         prefix_key, prefix_value = reading.keys[layer].unsqueeze(0), reading.values[layer].unsqueeze(0)
         biases = None if reading.biases is None else reading.biases[layer]
         prefix = reading.prefix_part(query, key, sliding_window)
-    out = MergedAttention.apply(query, key, value, prefix_key, prefix_value, scale, own, prefix, biases)
-    return out.transpose(1, 2), None
+    out = MergedAttention.apply(
+        *(query, key, value, prefix_key, prefix_value, scale, own, prefix, biases, softcap, s_aux)
+    )
+    return out.transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(NAME, prefix_attention)

@@ -28,6 +28,8 @@ class Reader(Protocol):
         real: Tensor | None,
         scale: float,
         window: int | None,
+        softcap: float | None,
+        sinks: Tensor | None,
     ) -> Tensor:
         """Output [batch, heads, tokens, head_dim]."""
 
@@ -41,6 +43,8 @@ def cascade_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     cascade: Reader | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
@@ -50,9 +54,10 @@ def cascade_attention(
         query: [batch, heads, tokens, head_dim], not rotated.
         key, value: [batch, kv_heads, tokens, head_dim] of the new tokens alone, not rotated.
         attention_mask: [batch, tokens], True where a token is real, or None.
+        softcap, s_aux: the soft-cap of the scores, and the sinks [heads].
 
     Returns:
-        Output [batch, tokens, heads, head_dim] and None (no attention weights).
+        Output [batch, tokens, heads, head_dim], contiguous, and None (no attention weights).
     """
     refuse_extras(module, kwargs)
     if attention_mask is not None and attention_mask.shape != (query.shape[0], query.shape[2]):
@@ -64,8 +69,8 @@ def cascade_attention(
         raise RuntimeError("the attention of cascades was called without one; use reads_cascades(model)")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     layer = int(module.layer_idx)  # type: ignore[arg-type]
-    out = cascade.read(layer, query, key, value, attention_mask, scale, sliding_window)
-    return out.transpose(1, 2), None
+    out = cascade.read(layer, query, key, value, attention_mask, scale, sliding_window, softcap, s_aux)
+    return out.transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(NAME, cascade_attention)

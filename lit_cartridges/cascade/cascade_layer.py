@@ -112,6 +112,8 @@ class CascadeLayer(CacheLayerMixin):
         rotate: Callable[[Tensor, Tensor, int], Tensor],
         scale: float,
         window: int | None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
     ) -> Tensor:
         """Read one stride, update the scores, insert the stride; output [R, heads, q, head_dim].
 
@@ -119,6 +121,7 @@ class CascadeLayer(CacheLayerMixin):
             query: [R, heads, q, head_dim], and ``key``, ``value`` [R, KV, q, head_dim], not rotated.
             rotate: as `Rotation.rotate` for this layer.
             window: a sliding-window layer's width. It is measured in re-indexed positions, as all that the model sees.
+            softcap, sinks: as `attend` takes them.
         """
         layout, limit = step.layout, step.layout.limit
         columns = torch.arange(layout.held, device=key.device)[None]
@@ -127,7 +130,12 @@ class CascadeLayer(CacheLayerMixin):
         )  # (R, KV, n + q, D)
         values = torch.cat([self.values, value], dim=2)
         out, sums = attend(
-            rotate(query, layout.positions, limit), keys, values, layout=layout, scale=scale, window=window
+            *(rotate(query, layout.positions, limit), keys, values),
+            layout=layout,
+            scale=scale,
+            window=window,
+            softcap=softcap,
+            sinks=sinks,
         )
         scores = self._reduced(sums.detach(), key.shape[1])  # (R, H, n + q)
         scores[:, :, : layout.held] += self.scores * step.decay

@@ -36,6 +36,8 @@ class CascadeReading:
         real: Tensor | None,
         scale: float,
         window: int | None,
+        softcap: float | None,
+        sinks: Tensor | None,
     ) -> Tensor:
         """Stride by stride: attend, update the scores, insert. Output [R, heads, q, head_dim]."""
         part, rotate = self.cache.layers[layer], partial(self.rotation.rotate, layer)
@@ -44,7 +46,8 @@ class CascadeReading:
             stride = slice(start, start + self.cache.stride_tokens)
             step = self._step(part, start, stride, key, real)
             tensors = (x[:, :, stride] for x in (query, key, value))
-            out.append(part.read(*tensors, step=step, rotate=rotate, scale=scale, window=window))
+            scores: Any = {"scale": scale, "window": window, "softcap": softcap, "sinks": sinks}
+            out.append(part.read(*tensors, step=step, rotate=rotate, **scores))
         return out[0] if len(out) == 1 else torch.cat(out, dim=2)
 
     def _step(
