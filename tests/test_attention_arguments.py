@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from lit_cartridges.attention import Reading, prefix_attention, reads_prefixes
-from lit_cartridges.attention_parts import PackedPart, SlicedPart
+from lit_cartridges.attention import Reading, reads_prefixes
+from lit_cartridges.attention_parts import PackedPart, SlicedPart, cached_heads
 from lit_cartridges.cascade import CascadingCache, reads_cascades
 from lit_cartridges.prefill import prefill
-from tests.tiny_models import VOCAB, tiny_model
+from tests.cascade.models import random_model
+from tests.tiny_models import VOCAB
 
 IDS = torch.arange(3, 12)[None]
 UNKNOWN = {
@@ -38,7 +38,7 @@ def call(model, kind, **options):
 @pytest.mark.parametrize("kind", ["cartridge", "cascade"])
 @pytest.mark.parametrize("name", list(UNKNOWN))
 def test_what_no_attention_of_ours_knows_is_refused_by_name(llama, kind, name):
-    with pytest.raises(ValueError, match=f"LlamaAttention uses {name} in its attention"):
+    with pytest.raises(ValueError, match=f"layer 0 uses {name} in its attention"):
         call(llama, kind, **{name: UNKNOWN[name]})
 
 
@@ -50,37 +50,41 @@ def test_what_says_nothing_is_let_through(llama, kind):
 
 @pytest.mark.parametrize("kind", ["cartridge", "cascade"])
 def test_attention_that_is_not_causal_is_refused(llama, kind, monkeypatch):
-    with pytest.raises(ValueError, match="LlamaAttention is not causal"):
+    with pytest.raises(ValueError, match="layer 0 attends in both directions"):
         call(llama, kind, is_causal=False)
     monkeypatch.setattr(llama.model.layers[1].self_attn, "is_causal", False)
-    with pytest.raises(ValueError, match="LlamaAttention is not causal"):
+    with pytest.raises(ValueError, match=r"layer 1 \(LlamaAttention\) attends in both directions"):
         call(llama, kind)
 
 
-def test_an_encoder_is_not_causal_though_it_calls_itself_a_causal_model():
-    config = AutoConfig.for_model(
-        "bert",
-        vocab_size=VOCAB,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        intermediate_size=48,
+def test_jetmoe_repeats_its_heads_in_turn_after_caching_them():
+    """Four query heads and experts of two: head h reads the cached head h % 2, where others read h // 2."""
+    model = random_model(
+        "jetmoe", num_key_value_heads=2, kv_channels=8, num_local_experts=4, num_experts_per_tok=2
     )
-    with pytest.raises(ValueError, match="BertSelfAttention is not causal"):
-        prefill(AutoModelForCausalLM.from_config(config), [1, 2, 3])
+    ids = torch.randint(3, VOCAB, (1, 30), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole = model(ids, use_cache=False).logits[:, 12:]
+    keys, values = prefill(model, ids[0, :12])
+    seen = []
+    reading = Reading(keys=keys, values=values, observe=lambda *given: seen.append(given[1]))
+    with reads_prefixes(model), torch.no_grad():
+        positions = torch.arange(12, 30)[None]
+        logits = model(ids[:, 12:], position_ids=positions, use_cache=False, reading=reading).logits
+        torch.testing.assert_close(logits, whole, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="4 heads of keys 8 wide where 2 of 8 are cached"):
+        call(model, "cascade")
 
 
-@pytest.mark.parametrize("lengths", [None, (4, 5)], ids=["rows", "packed"])
-@pytest.mark.parametrize("prefix_tokens", [0, 7])
-def test_the_output_lies_as_models_view_it(lengths, prefix_tokens):
-    """AFMoE and JetMoE call ``view`` on it."""
-    module = tiny_model("llama").model.layers[0].self_attn
-    query, key, value = (torch.randn(1, 9, heads, 8).transpose(1, 2) for heads in (4, 2, 2))
-    sides = [[torch.randn(2, prefix_tokens, 8)]] * 2 if prefix_tokens else [None] * 2
-    reading = Reading(keys=sides[0], values=sides[1], lengths=lengths)
-    out, weights = prefix_attention(module, query, key, value, None, reading=reading)
-    assert weights is None
-    assert out.view(1, 9, 32).shape == (1, 9, 32)
+def test_heads_that_are_no_repetition_of_the_cached_ones_are_refused():
+    key, cached = torch.randn(1, 4, 5, 8), torch.randn(1, 2, 3, 8)
+    in_turn, in_place = cached.repeat(1, 2, 1, 1), cached.repeat_interleave(2, 1)
+    assert cached_heads(cached, cached, cached, cached) is None
+    assert cached_heads(in_turn, in_turn, cached, cached).tolist() == [0, 1, 0, 1]
+    assert cached_heads(in_place, in_place, cached, cached).tolist() == [0, 0, 1, 1]
+    for own_key, own_value in ((key, key), (in_turn, key), (cached, torch.randn(1, 2, 3, 12))):
+        with pytest.raises(ValueError, match="caches other keys and values than it attends to"):
+            cached_heads(own_key, own_value, cached, cached)
 
 
 @pytest.mark.parametrize("part_lengths", [(4, 4), (9, 1)])

@@ -93,7 +93,7 @@ def test_packed_rows(extras, dtype, window, biased):
     lengths = (7, 1, 4)
     tensors, (visible, positions) = draw(1, sum(lengths), dtype), visible_of(lengths, window)
     reading = Reading(keys=[tensors[3][0]], values=[tensors[4][0]], position_ids=positions, lengths=lengths)
-    prefix = reading.prefix_part(tensors[0], tensors[1], window)
+    prefix = reading.begin({}).prefix_part(tensors[0], tensors[1], None, window)
     for own in (SlicedPart(lengths, window), PackedPart.of_lengths(lengths, window=window, device=CPU)):
         check(tensors, own, prefix, visible, *EXTRAS[extras], biased=biased)
 
@@ -106,7 +106,8 @@ def test_left_padded_rows(extras, window):
     real = torch.stack([torch.arange(tokens) >= pad for pad in pads])
     positions = (real.long().cumsum(1) - 1).clamp(min=0) + PREFIX
     reading = Reading(keys=[tensors[3][0]], values=[tensors[4][0]], position_ids=positions)
-    own = reading.own_part(tensors[0], tensors[1], real, window)
+    call = reading.begin({})
+    own = call.own_part(tensors[0], tensors[1], real, window)
     key_positions = torch.cat([torch.arange(PREFIX).expand(2, -1), positions], 1)
     visible = torch.cat(
         [
@@ -117,7 +118,7 @@ def test_left_padded_rows(extras, window):
     )
     visible &= positions[:, :, None] - key_positions[:, None] < (window or 99)
     visible[..., 0] |= ~real  # the reference needs some key for padded queries; `real` leaves them out
-    prefix = reading.prefix_part(tensors[0], tensors[1], window)
+    prefix = call.prefix_part(tensors[0], tensors[1], real, window)
     check(tensors, own, prefix, visible, *EXTRAS[extras], real=real)
 
 

@@ -118,7 +118,7 @@ def test_a_training_step_of_a_model_gives_the_gradients_of_fp32(flash, monkeypat
     """Packed conversations, layers recomputed, in bf16 by flash attention, against fp32 without it."""
     lengths, gradients = (7, 1, 12, 30), []
     packed = PackedPart.of_lengths(lengths, device=CPU)
-    monkeypatch.setattr("lit_cartridges.attention.SlicedPart", lambda *_: packed)  # as on an accelerator
+    monkeypatch.setattr("lit_cartridges.reading.SlicedPart", lambda *_: packed)  # as on an accelerator
     model = copy.deepcopy(tiny_model("llama"))
     cartridge = Cartridge(*prefill(model, torch.arange(3, 22)), num_frozen_tokens=2)
     ids = torch.randint(3, VOCAB, (1, sum(lengths)), generator=torch.Generator().manual_seed(1))

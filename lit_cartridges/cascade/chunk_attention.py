@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lit_cartridges.attention_extras import PLAIN, AttentionExtras
 from lit_cartridges.plain_attention import without_autocast
 
 # Probabilities held at a time, over all rows and heads: 4 MiB in fp32, which a CPU's cache keeps, and 256 MiB elsewhere.
@@ -75,8 +76,7 @@ def attend(
     layout: ChunkLayout,
     scale: float,
     window: int | None,
-    softcap: float | None = None,
-    sinks: Tensor | None = None,
+    extras: AttentionExtras = PLAIN,
 ) -> tuple[Tensor, Tensor]:
     """Attention of a chunk to [held | chunk], causal inside the chunk.
 
@@ -84,9 +84,8 @@ def attend(
         query: [R, KV·G, q, D], rotated at ``layout.positions``.
         key, value: [R, KV, n + q, D], keys rotated: held ones at 0..n-1, the chunk's at ``layout.positions``.
         window: a sliding-window layer's width; keys at that distance in positions, or farther, are not seen.
-        softcap: scores s become softcap · tanh(s / softcap); None for none.
-        sinks: [KV·G], the score of one more key per head, whose value is zero, or None. It takes its share of the
-            probabilities, so the keys' own sum to less than 1.
+        extras: a soft-cap of the scores, and sinks, which take their share of the probabilities: the keys' own sum to
+            less than 1.
 
     Returns:
         Output [R, KV·G, q, D] in the values' dtype, and fp32 sums [R, KV·G, n + q]: Σ_a weights_a · p_{a,j} per key j.
@@ -107,13 +106,13 @@ def attend(
         with without_autocast(query):
             logits = grouped[:, :, :, start:stop].reshape(R, KV, -1, D) @ key_t[..., :seen]
         logits = logits.view(R, KV, G, stop - start, seen)
-        if softcap is not None:
-            logits = softcap * torch.tanh(logits / softcap)
+        if extras.softcap is not None:
+            logits = extras.softcap * torch.tanh(logits / extras.softcap)
         hidden = layout.hidden(start, stop, window)
         if hidden is not None:
             part = logits[..., seen - hidden.shape[-1] :]
             part.masked_fill_(hidden[:, None, None], torch.finfo(torch.float32).min)
-        p = _probabilities(logits, sinks)  # (R, KV, G, queries, keys)
+        p = _probabilities(logits, extras.sinks)  # (R, KV, G, queries, keys)
         weights = layout.weights[:, None, None, None, start:stop]
         with without_autocast(query):
             sums[..., :seen] += (weights @ p).squeeze(3)
