@@ -11,20 +11,20 @@ from unittest.mock import patch
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lit_cartridges import losses, merged_attention
+from lit_cartridges import attention_parts, losses, merged_attention
 
 OVERHEAD = "Python, autograd and allocation between operations"
 PRODUCTS = "frozen layers: matrix products"
 OTHERS = "frozen layers: norms, rotary, SwiGLU, residuals"
 _PARTS = [
-    (merged_attention.PrefixPart, "attend", "attention to the cartridge: forward"),
-    (merged_attention.PrefixPart, "gradients", "attention to the cartridge: backward"),
+    (attention_parts.PrefixPart, "attend", "attention to the cartridge: forward"),
+    (attention_parts.PrefixPart, "gradients", "attention to the cartridge: backward"),
     (losses.TopKDistillation, "token_losses", "loss"),
     (losses.LanguageHead, "forward", "language head: forward"),
 ]
 # However the library reads the sequences' own tokens: every part but the cartridge's.
-for _part in vars(merged_attention).values():
-    if hasattr(_part, "gradients") and _part not in (merged_attention.PrefixPart, merged_attention.Part):
+for _part in vars(attention_parts).values():
+    if hasattr(_part, "gradients") and _part not in (attention_parts.PrefixPart, attention_parts.Part):
         _PARTS.append((_part, "attend", "attention inside the sequences: forward"))
         _PARTS.append((_part, "gradients", "attention inside the sequences: backward"))
 _MERGE = "merging the two attentions"

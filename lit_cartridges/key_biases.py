@@ -17,6 +17,8 @@ from torch.nn.functional import pad
 
 # Flash attention needs head dims that are multiples of 8.
 _COLUMNS = 8
+# Biases beyond it, infinite ones among them, are this: far from what counts, and fp16 holds it.
+_MOST = 3e4
 
 
 def widened(
@@ -27,7 +29,7 @@ def widened(
     The bias is split over two coordinates, since one of 16 bits would round it by up to 1 part in 256.
     """
     unit, dim = _unit(scale), key.shape[-1]
-    whole = biases.float() / (scale * unit)
+    whole = (biases.float() / (scale * unit)).clamp(-_MOST, _MOST)
     high = whole.to(key.dtype)
     wide_query, wide_key = pad(query, (0, _COLUMNS)), pad(key, (0, _COLUMNS))
     wide_query[..., dim : dim + 2] = unit

@@ -6,6 +6,9 @@ all tokens of all rows (it is never copied per row), the own tokens by plain cau
 [tokens, prefix + tokens] exists. The backward pass uses the identity that FlashAttention (arXiv 2205.14135, §3.1)
 rests on: given the *merged* output and log-sum-exp, each part's gradients are exact on their own.
 
+A learned sink (gpt-oss) is one more part, of a single key whose score is the sink and whose value is zero. A soft-cap
+bends each score by itself (Gemma 2), before masks and before the biases of the prefix's keys.
+
 Shapes, everywhere below:
     B rows · T query tokens of a row · M own keys of a row (M ≥ T when some are cached) · P prefix tokens
     H query heads · K key-value heads · G = H / K · D head dim
@@ -13,180 +16,21 @@ Shapes, everywhere below:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_cartridges.attention_kernels import HIDDEN, additive_mask, attend, attend_backward
+from lit_cartridges.attention_parts import Part, PrefixPart
 from lit_cartridges.key_biases import gradient_of_biases, narrowed, widen_values, widened
-
-
-class Part(Protocol):
-    """One set of keys that the queries attend to."""
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Output [B, H, T, D] and log-sum-exp [B, H, T] (fp32) of the attention over this part alone."""
-        ...
-
-    def gradients(
-        self, grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of query, key and value through this part, given the merged ``out`` and ``lse``."""
-        ...
-
-
-@dataclass(frozen=True)
-class PrefixPart:
-    """Keys [1, K, P, D] that every row sees; ``mask`` is additive, [1, 1, G·B·T, P], or None when all see all."""
-
-    mask: Tensor | None = None
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        rows, kv_heads = query.shape[0], key.shape[1]
-        out, lse = attend(_fold(query, kv_heads), key, value, scale, mask=self.mask)
-        return _unfold(out, rows, query.shape[1]), _unfold(lse.unsqueeze(-1), rows, query.shape[1]).squeeze(
-            -1
-        )
-
-    def gradients(
-        self, grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        rows, kv_heads = query.shape[0], key.shape[1]
-        fold_lse = _fold(lse.unsqueeze(-1), kv_heads).squeeze(-1)
-        fold_query, fold_grad, fold_out = (_fold(x, kv_heads) for x in (query, grad, out))
-        d_query, d_key, d_value = attend_backward(
-            fold_grad, fold_query, key, value, fold_out, fold_lse, scale, mask=self.mask
-        )
-        return _unfold(d_query, rows, query.shape[1]), d_key, d_value
-
-
-@dataclass(frozen=True)
-class RowsPart:
-    """Keys [B, K, M, D] of the rows themselves: ``causal`` (T = M), or an additive ``mask`` [B, 1, T, M], or all."""
-
-    causal: bool
-    mask: Tensor | None = None
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        return attend(query, key, value, scale, causal=self.causal, mask=self.mask)
-
-    def gradients(
-        self, grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return attend_backward(grad, query, key, value, out, lse, scale, causal=self.causal, mask=self.mask)
-
-
-@dataclass(frozen=True)
-class PackedPart:
-    """Sequences packed one after the other into a single row [1, ·, T, D], causal inside each.
-
-    Sequences of similar length are laid side by side, so that the attention inside them is a few causal batches.
-    ``buckets`` holds for each batch the token indices [sequences, longest], -1 where a sequence has ended.
-    """
-
-    buckets: tuple[Tensor, ...]
-    window: int | None = None
-
-    @classmethod
-    def of_lengths(
-        cls, lengths: Sequence[int], *, window: int | None = None, device: torch.device
-    ) -> PackedPart:
-        """Buckets by the next power of two, which wastes less than half of the (cheap) inner attention."""
-        starts = torch.tensor([0, *lengths]).cumsum(0).tolist()
-        groups: dict[int, list[tuple[int, int]]] = {}
-        for start, length in zip(starts, lengths, strict=False):
-            groups.setdefault((length - 1).bit_length(), []).append((start, length))
-        buckets = []
-        for group in groups.values():
-            longest = max(length for _, length in group)
-            offsets = torch.arange(longest)
-            first = torch.tensor([start for start, _ in group])[:, None]
-            count = torch.tensor([length for _, length in group])[:, None]
-            buckets.append(torch.where(offsets < count, first + offsets, -1).to(device))
-        return cls(tuple(buckets), window)
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        out = query.new_empty(*query.shape[:-1], value.shape[-1])
-        lse = query.new_empty(query.shape[:-1], dtype=torch.float32)
-        for bucket in self.buckets:
-            mask = _window_mask(bucket.shape[1], self.window, query)
-            own_query, own_key, own_value = (_gather(x, bucket) for x in (query, key, value))
-            part, part_lse = attend(own_query, own_key, own_value, scale, causal=mask is None, mask=mask)
-            _scatter(out, part, bucket)
-            _scatter(lse.unsqueeze(-1), part_lse.unsqueeze(-1), bucket)
-        return out, lse
-
-    def gradients(
-        self, grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-        for bucket in self.buckets:
-            mask = _window_mask(bucket.shape[1], self.window, query)
-            ended = (bucket < 0)[:, None, :]
-            # Places past a sequence's end repeat token 0: no gradient enters there, and an infinite lse gives them
-            # no probability.
-            bucket_grad = _gather(grad, bucket).masked_fill(ended.unsqueeze(-1), 0)
-            bucket_lse = _gather(lse.unsqueeze(-1), bucket).squeeze(-1).masked_fill(ended, -HIDDEN)
-            own_query, own_key, own_value, own_out = (_gather(x, bucket) for x in (query, key, value, out))
-            parts = attend_backward(
-                *(bucket_grad, own_query, own_key, own_value, own_out, bucket_lse, scale),
-                causal=mask is None,
-                mask=mask,
-            )
-            for whole, part in zip(grads, parts, strict=True):
-                _scatter(whole, part, bucket)
-        return grads
-
-
-@dataclass(frozen=True)
-class SlicedPart:
-    """`PackedPart` with each sequence a view of the row; on the CPU, gathering costs more than the calls it saves."""
-
-    lengths: tuple[int, ...]
-    window: int | None = None
-
-    def _rows(self) -> Iterator[slice]:
-        stop = 0
-        for length in self.lengths:
-            start, stop = stop, stop + length
-            yield slice(start, stop)
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        out = query.new_empty(*query.shape[:-1], value.shape[-1])
-        lse = query.new_empty(query.shape[:-1], dtype=torch.float32)
-        for rows in self._rows():
-            mask = _window_mask(rows.stop - rows.start, self.window, query)
-            own_query, own_key, own_value = (x[:, :, rows] for x in (query, key, value))
-            part = attend(own_query, own_key, own_value, scale, causal=mask is None, mask=mask)
-            out[:, :, rows], lse[:, :, rows] = part
-        return out, lse
-
-    def gradients(
-        self, grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-        for rows in self._rows():
-            mask = _window_mask(rows.stop - rows.start, self.window, query)
-            own_grad, own_query, own_key, own_value, own_out, own_lse = (
-                x[:, :, rows] for x in (grad, query, key, value, out, lse)
-            )
-            parts = attend_backward(
-                *(own_grad, own_query, own_key, own_value, own_out, own_lse, scale),
-                causal=mask is None,
-                mask=mask,
-            )
-            for whole, part in zip(grads, parts, strict=True):
-                whole[:, :, rows] = part
-        return grads
 
 
 class MergedAttention(torch.autograd.Function):
     """Attention of ``query`` [B, H, T, D] over a prefix [1, K, P, D], if any, and the rows' own keys [B, K, M, D].
 
-    ``prefix_biases`` [K, P], or None, are added to the scaled scores of the prefix's keys.
+    ``prefix_biases`` [K, P], or None, are added to the scaled and capped scores of the prefix's keys. ``softcap`` makes
+    scores s to softcap · tanh(s / softcap), of the prefix's and the own keys; None for none. ``sinks`` [H], or None, are
+    the scores of one more key per head, whose value is zero; they get a gradient if they want one.
     """
 
     @staticmethod
@@ -199,76 +43,70 @@ class MergedAttention(torch.autograd.Function):
         prefix_value: Tensor | None,
         scale: float,
         own: Part,
-        prefix: Part | None,
+        prefix: PrefixPart | None,
         prefix_biases: Tensor | None = None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
     ) -> Tensor:
-        out, lse = own.attend(query, key, value, scale)
+        out, lse = own.attend(query, key, value, scale, softcap)
         if prefix is not None and prefix_key is not None and prefix_value is not None:
-            if prefix_biases is None:
-                prefix_out, prefix_lse = prefix.attend(query, prefix_key, prefix_value, scale)
+            if prefix_biases is None or softcap is not None:
+                prefix_out, prefix_lse = prefix.attend(
+                    query, prefix_key, prefix_value, scale, softcap, prefix_biases
+                )
             else:
                 wide = widened(query, prefix_key, prefix_value, prefix_biases, scale)
                 prefix_out, prefix_lse = prefix.attend(*wide, scale)
                 prefix_out = narrowed(prefix_out)
             own_weight = torch.sigmoid(lse - prefix_lse).unsqueeze(-1)
             lse = torch.logaddexp(lse, prefix_lse)
-            out = torch.lerp(prefix_out.float(), out.float(), own_weight).to(query.dtype)
-        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, prefix_biases, out, lse)
-        ctx.scale, ctx.own, ctx.prefix = scale, own, prefix
+            out = torch.lerp(prefix_out.to(lse.dtype), out.to(lse.dtype), own_weight)
+        if sinks is not None:
+            column = sinks.to(lse.dtype)[:, None]
+            out = out * torch.sigmoid(lse - column).unsqueeze(-1)
+            lse = torch.logaddexp(lse, column)
+        out = out.to(query.dtype)
+        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, prefix_biases, sinks, out, lse)
+        ctx.scale, ctx.own, ctx.prefix, ctx.softcap = scale, own, prefix, softcap
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, prefix_key, prefix_value, prefix_biases, out, lse = ctx.saved_tensors
-        grad = grads[0].contiguous()
-        d_query, d_key, d_value = ctx.own.gradients(grad, query, key, value, out, lse, ctx.scale)
-        if ctx.prefix is None:
-            return d_query, d_key, d_value, None, None, None, None, None, None
-        d_biases = None
-        if prefix_biases is None:
-            more, d_prefix_key, d_prefix_value = ctx.prefix.gradients(
-                grad, query, prefix_key, prefix_value, out, lse, ctx.scale
+        query, key, value, prefix_key, prefix_value, prefix_biases, sinks, out, lse = ctx.saved_tensors
+        grad, scale, softcap = grads[0].contiguous(), ctx.scale, ctx.softcap
+        d_query, d_key, d_value = ctx.own.gradients(grad, query, key, value, out, lse, scale, softcap)
+        d_prefix_key = d_prefix_value = d_biases = d_sinks = None
+        if ctx.prefix is not None and prefix_key is not None:
+            if prefix_biases is None or softcap is not None:
+                more, d_prefix_key, d_prefix_value, *rest = ctx.prefix.gradients(
+                    *(grad, query, prefix_key, prefix_value, out, lse, scale, softcap, prefix_biases)
+                )
+                d_biases = rest[0] if rest else None
+            else:
+                wide = widened(query, prefix_key, prefix_value, prefix_biases, scale)
+                more, d_prefix_key, d_prefix_value = ctx.prefix.gradients(
+                    widen_values(grad), *wide, widen_values(out), lse, scale
+                )
+                d_biases = gradient_of_biases(d_prefix_key, scale).to(prefix_biases.dtype)
+                more, d_prefix_key, d_prefix_value = (
+                    narrowed(x) for x in (more, d_prefix_key, d_prefix_value)
+                )
+            d_query = d_query.add_(more)
+        if sinks is not None and ctx.needs_input_grad[-1]:
+            weights = (sinks.to(lse.dtype)[:, None] - lse).exp()
+            d_sinks = (
+                -(weights * (grad.to(lse.dtype) * out.to(lse.dtype)).sum(-1)).sum((0, 2)).to(sinks.dtype)
             )
-        else:
-            wide = widened(query, prefix_key, prefix_value, prefix_biases, ctx.scale)
-            more, d_prefix_key, d_prefix_value = ctx.prefix.gradients(
-                widen_values(grad), *wide, widen_values(out), lse, ctx.scale
-            )
-            d_biases = gradient_of_biases(d_prefix_key, ctx.scale).to(prefix_biases.dtype)
-            more, d_prefix_key, d_prefix_value = (narrowed(x) for x in (more, d_prefix_key, d_prefix_value))
-        return d_query.add_(more), d_key, d_value, d_prefix_key, d_prefix_value, None, None, None, d_biases
-
-
-def _fold(x: Tensor, kv_heads: int) -> Tensor:
-    """[B, H, T, D] -> [1, K, G·B·T, D]: every query that reads the same prefix head, in one list."""
-    rows, heads, tokens, dim = x.shape
-    x = x.reshape(rows, kv_heads, heads // kv_heads, tokens, dim).permute(1, 2, 0, 3, 4)
-    return x.reshape(1, kv_heads, -1, dim)
-
-
-def _unfold(x: Tensor, rows: int, heads: int) -> Tensor:
-    """[1, K, G·B·T, D] -> [B, H, T, D]."""
-    _, kv_heads, _, dim = x.shape
-    x = x.reshape(kv_heads, heads // kv_heads, rows, -1, dim).permute(2, 0, 1, 3, 4)
-    return x.reshape(rows, heads, -1, dim)
-
-
-def _gather(x: Tensor, bucket: Tensor) -> Tensor:
-    """[1, H, T, D] -> [sequences, H, longest, D]."""
-    return x[0].transpose(0, 1)[bucket.clamp(min=0)].transpose(1, 2)
-
-
-def _scatter(whole: Tensor, part: Tensor, bucket: Tensor) -> None:
-    """Write [sequences, H, longest, D] back to its places in [1, H, T, D]."""
-    valid = bucket >= 0
-    whole[0].transpose(0, 1)[bucket[valid]] = part.transpose(1, 2)[valid].to(whole.dtype)
-
-
-def _window_mask(longest: int, window: int | None, like: Tensor) -> Tensor | None:
-    """Additive causal mask [1, 1, longest, longest] of a sliding window, or None where the window hides nothing."""
-    if window is None or window >= longest:
-        return None
-    distance = torch.arange(longest, device=like.device)
-    distance = distance[:, None] - distance
-    hidden = (distance < 0) | (distance >= window)
-    return additive_mask(hidden[None, None], like.dtype)
+        return (
+            d_query,
+            d_key,
+            d_value,
+            d_prefix_key,
+            d_prefix_value,
+            None,
+            None,
+            None,
+            d_biases,
+            None,
+            d_sinks,
+        )

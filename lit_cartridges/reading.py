@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_cartridges.attention_extras import known_extras
 from lit_cartridges.attention_kernels import additive_mask
+from lit_cartridges.attention_parts import PackedPart, PrefixPart, RowsPart, SlicedPart, cached_heads
 from lit_cartridges.cache_argument import cache_among
-from lit_cartridges.merged_attention import MergedAttention, PackedPart, PrefixPart, RowsPart, SlicedPart
+from lit_cartridges.merged_attention import MergedAttention
 from lit_cartridges.readers import LayerCall
-
-_UNKNOWN_EXTRAS = ("softcap", "s_aux")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,9 @@ class Reading:
         position_ids: [batch, tokens] of the tokens, which sliding windows are measured from; None where they follow the
             prefix one by one.
         lengths: tokens of each packed sequence, summing to the tokens of the single row; None for a padded batch.
-        observe: called in every layer as ``observe(layer, query, scale, window)``, with the rotated queries [batch,
-            heads, tokens, head_dim], the factor of their scores, and the layer's window in tokens or None.
+        observe: called in every layer as ``observe(layer, query, scale, window, softcap)``, with the rotated queries [batch,
+            heads, tokens, head_dim], those of one key head beside each other, the factor of their scores, and the layer's
+            window in tokens and soft-cap, or None.
     """
 
     keys: Sequence[Tensor] | None = None
@@ -39,7 +40,7 @@ class Reading:
     biases: Sequence[Tensor] | None = None
     position_ids: Tensor | None = None
     lengths: tuple[int, ...] | None = None
-    observe: Callable[[int, Tensor, float, int | None], None] | None = None
+    observe: Callable[[int, Tensor, float, int | None, float | None], None] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -63,28 +64,34 @@ class PrefixCall:
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
         self._own: dict[int | None, Any] = {}
-        self._prefix: dict[int | None, PrefixPart] = {}
+        self._prefix: dict[tuple[int, int], PrefixPart] = {}
 
     def end(self) -> None:
         """See `CallReader`."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: LayerCall) -> Tensor:
         """See `CallReader`."""
-        refuse_extras(call)
-        reading, window = self.reading, call.window
+        extras, reading, window = known_extras(call), self.reading, call.window
         own = self.own_part(query, key, call.real, window)
+        prefix_key = prefix_value = biases = prefix = heads = None
+        if reading.num_tokens > 0:
+            assert reading.keys is not None and reading.values is not None
+            prefix_key, prefix_value = (
+                side[call.layer].to(query)[None] for side in (reading.keys, reading.values)
+            )
+            biases = None if reading.biases is None else reading.biases[call.layer].to(query.device)
+            prefix = self.prefix_part(query, key, call.real, window)
+            heads = cached_heads(key, value, prefix_key, prefix_value)
+        if heads is not None and prefix_key is not None and prefix_value is not None:
+            prefix_key, prefix_value = prefix_key[:, heads], prefix_value[:, heads]
+            biases = None if biases is None else biases[heads]
         if reading.observe is not None:
-            reading.observe(call.layer, query, call.scale, window)
-        if reading.num_tokens == 0:
-            return MergedAttention.apply(query, key, value, None, None, call.scale, own, None, None)
-        assert reading.keys is not None and reading.values is not None
-        prefix_key, prefix_value = (
-            side[call.layer].to(query)[None] for side in (reading.keys, reading.values)
-        )
-        biases = None if reading.biases is None else reading.biases[call.layer].to(query.device)
-        prefix = self.prefix_part(query, key, call.real, window)
+            seen = query
+            if heads is not None:
+                seen = query[:, heads.repeat_interleave(query.shape[1] // len(heads)).argsort(stable=True)]
+            reading.observe(call.layer, seen, call.scale, window, extras.softcap)
         return MergedAttention.apply(
-            query, key, value, prefix_key, prefix_value, call.scale, own, prefix, biases
+            *(query, key, value, prefix_key, prefix_value, call.scale, own, prefix, biases), *extras
         )
 
     def own_part(self, query: Tensor, key: Tensor, real: Tensor | None, window: int | None) -> Any:
@@ -104,9 +111,10 @@ class PrefixCall:
         """How they see the prefix: all of it, unless the window hides some."""
         if window is None:
             return PrefixPart()
-        if window not in self._prefix:
-            self._prefix[window] = PrefixPart(self._window_mask(query, key, real, window))
-        return self._prefix[window]
+        id_ = (window, query.shape[1] // key.shape[1])
+        if id_ not in self._prefix:
+            self._prefix[id_] = PrefixPart(self._window_mask(query, key, real, window))
+        return self._prefix[id_]
 
     def _window_mask(self, query: Tensor, key: Tensor, real: Tensor | None, window: int) -> Tensor | None:
         positions = self._positions(query, key, real)
@@ -163,12 +171,3 @@ def _rows_part(query: Tensor, key: Tensor, padding: Tensor | None, window: int |
     if padding is not None:
         hidden = hidden | ~padding[:, None, None, :].bool()
     return RowsPart(causal=False, mask=additive_mask(hidden, query.dtype))
-
-
-def refuse_extras(call: LayerCall) -> None:
-    """Raise ValueError when a layer's attention is given what no attention function of ours knows."""
-    extras = [name for name in _UNKNOWN_EXTRAS if name in call.extras]
-    if extras:
-        raise ValueError(
-            f"layer {call.layer} uses {', '.join(extras)} in its attention, which neither cartridges nor cascades know"
-        )

@@ -25,6 +25,19 @@ _TOLERANCE = 0.03
 _PROBE_POSITION = 5
 
 
+def turned_width(apply: Any, cosines: Tensor) -> int:
+    """Coordinates that ``apply``, a model's `apply_rotary_pos_emb`, turns by ``cosines`` [..., n]: n, or 2 n (gpt-oss)."""
+    one = cosines.new_ones(1, 1, cosines.shape[-1])
+    for width in (one.shape[-1], 2 * one.shape[-1]):
+        part = one.new_ones(1, 1, 1, width)
+        try:
+            if apply(part, part, one, one)[0].shape == part.shape:
+                return width
+        except RuntimeError:  # shapes that do not go together
+            continue
+    raise ValueError(f"{apply.__module__}.apply_rotary_pos_emb takes no cosines of width {one.shape[-1]}")
+
+
 class Rotary:
     """How one model rotates its keys.
 
@@ -64,12 +77,12 @@ class Rotary:
         cos, sin = self._cos_sin(keys, layer, from_positions)
         # The inverse of a rotation scaled by s is the rotation by the negative angle over s².
         unrotated = self._turn(keys.float(), cos, -sin) / (cos.square() + sin.square()).mean(-1, keepdim=True)
-        width = cos.shape[-1]
+        width = turned_width(self.apply, cos)
         unrotated = torch.cat([unrotated[..., :width], keys.float()[..., width:]], dim=-1)
         return self._turn(unrotated, *self._cos_sin(keys, layer, to_positions)).to(keys.dtype)
 
     def _cos_sin(self, keys: Tensor, layer: int, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """[kv_heads, tokens, rotary_dim] each, in fp32."""
+        """[kv_heads, tokens, rotary_dim] each, or half as wide, in fp32."""
         positions = positions.to(keys.device).expand(keys.shape[:2])
         options = {} if self.layer_types is None else {"layer_type": self.layer_types[layer]}
         cos, sin = self.module(keys.float(), positions, **options)
@@ -77,7 +90,7 @@ class Rotary:
 
     def _turn(self, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Rotate the first rotary_dim coordinates; those that partial rotation leaves alone follow unchanged."""
-        width = cos.shape[-1]
+        width = turned_width(self.apply, cos)
         part = keys[:, None, :, :width]
         turned = self.apply(part, part, cos, sin)[1][:, 0]
         return torch.cat([turned, keys[..., width:]], dim=-1)

@@ -115,7 +115,7 @@ def test_queries_are_taken_in_chunks_without_a_seam(monkeypatch):
     query, key, value = inputs(torch.float32, "cpu", tokens=11, keys=11)
     whole = attend_plain(query, key, value, 0.3, causal=True)
     grads = attend_backward_plain(query, query, key, value, *whole, 0.3, causal=True)
-    monkeypatch.setattr("lit_cartridges.attention_kernels._CHUNK_TOKENS", 4)
+    monkeypatch.setattr("lit_cartridges.plain_attention._CHUNK_TOKENS", 4)
     chunked = attend_plain(query, key, value, 0.3, causal=True)
     for mine, reference in zip(chunked, whole, strict=True):
         torch.testing.assert_close(mine, reference)

@@ -9,11 +9,12 @@ import torch
 
 from lit_cartridges import Cartridge
 from lit_cartridges.attention import Reading, reads_prefixes
+from lit_cartridges.attention_parts import PrefixPart, RowsPart, SlicedPart
 from lit_cartridges.evals.system import of_cartridge
 from lit_cartridges.generation import generate
 from lit_cartridges.key_biases import widened
 from lit_cartridges.losses import LanguageHead, NextToken, Targets, chunked_loss
-from lit_cartridges.merged_attention import MergedAttention, PrefixPart, RowsPart, SlicedPart
+from lit_cartridges.merged_attention import MergedAttention
 from lit_cartridges.prefill import prefill
 from tests.tiny_models import VOCAB, tiny_model
 
@@ -86,6 +87,19 @@ def test_biases_of_zero_change_nothing_and_a_very_low_one_hides_its_key():
     short = [x[:, :, :2] if i > 2 else x for i, x in enumerate(tensors)]
     hidden = MergedAttention.apply(*tensors, 0.4, own, prefix, low)
     torch.testing.assert_close(hidden, MergedAttention.apply(*short, 0.4, own, prefix))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_bias_of_minus_infinity_hides_its_key(dtype):
+    *tensors, _ = draw(1, 6, dtype)
+    biases = torch.zeros(KV_HEADS, PREFIX)
+    biases[:, 2:] = -torch.inf
+    short = [x[:, :, :2] if i > 2 else x for i, x in enumerate(tensors)]
+    own, prefix = SlicedPart((6,)), PrefixPart()
+    for softcap in (None, 2.0):
+        hidden = MergedAttention.apply(*tensors, 0.4, own, prefix, biases, softcap)
+        gone = MergedAttention.apply(*short, 0.4, own, prefix, None, softcap)
+        torch.testing.assert_close(hidden, gone, atol=1e-2, rtol=1e-2)
 
 
 def test_16_bit_keys_carry_biases_to_16_bits():

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lit_cartridges.attention import Reading
 from lit_cartridges.attention_kernels import additive_mask
-from lit_cartridges.merged_attention import MergedAttention, PackedPart, PrefixPart, RowsPart
+from lit_cartridges.attention_parts import PackedPart, PrefixPart, RowsPart
+from lit_cartridges.merged_attention import MergedAttention
 
 HEADS, KV_HEADS, DIM, SCALE = 4, 2, 8, 0.4
 TOLERANCE = {torch.float32: {"atol": 2e-5, "rtol": 1e-4}, torch.bfloat16: {"atol": 5e-2, "rtol": 5e-2}}

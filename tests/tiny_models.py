@@ -36,6 +36,22 @@ ARCHITECTURES: dict[str, dict] = {
     "phi3": {},
     "gpt_neox": {"rotary_pct": 0.5, "num_key_value_heads": 4},
     "mixtral": {"num_local_experts": 4, **_MOE},
+    # Caps of which tanh bends nearly every score, and sinks that take a good part of the attention.
+    "gemma2": {
+        "head_dim": 16,
+        "sliding_window": 24,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "query_pre_attn_scalar": 16,
+        "attn_logit_softcapping": 1.5,
+        "final_logit_softcapping": 3.0,
+    },
+    "gpt_oss": {
+        "head_dim": 16,
+        "sliding_window": 24,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "num_local_experts": 4,
+        **_MOE,
+    },
     "qwen3_moe": {"num_experts": 4, "moe_intermediate_size": 24, "head_dim": 16, **_MOE},
 }
 
@@ -45,9 +61,9 @@ def tiny_config_model(kind: str, **settings: object) -> PreTrainedModel:
     config = AutoConfig.for_model(kind, **(_COMMON | settings))
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.15)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 or name.endswith("sinks"):
+            torch.nn.init.normal_(parameter, std=1.0 if name.endswith("sinks") else 0.15)
     return model.eval().requires_grad_(False)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
+from lit_cartridges.attention_extras import AttentionExtras
 from lit_cartridges.cascade.chunk_attention import ChunkLayout, attend
 from lit_cartridges.cascade.insertion import InsertionPlan, plan_insertion, stored_tokens
 from lit_cartridges.cascade.shape import CascadeShape
@@ -112,6 +113,7 @@ class CascadeLayer(CacheLayerMixin):
         rotate: Callable[[Tensor, Tensor, int], Tensor],
         scale: float,
         window: int | None,
+        extras: AttentionExtras,
     ) -> Tensor:
         """Read one stride, update the scores, insert the stride; output [R, heads, q, head_dim].
 
@@ -120,6 +122,11 @@ class CascadeLayer(CacheLayerMixin):
             rotate: as `Rotation.rotate` for this layer.
             window: a sliding-window layer's width. It is measured in re-indexed positions, as all that the model sees.
         """
+        if key.shape[1:2] + key.shape[3:] != self.keys.shape[1:2] + self.keys.shape[3:]:
+            raise ValueError(
+                f"attention takes {key.shape[1]} heads of keys {key.shape[3]} wide where {self.keys.shape[1]} of "
+                f"{self.keys.shape[3]} are cached, so this model cannot read a cascade; choose another model"
+            )
         layout, limit = step.layout, step.layout.limit
         columns = torch.arange(layout.held, device=key.device)[None]
         keys = torch.cat(
@@ -127,7 +134,11 @@ class CascadeLayer(CacheLayerMixin):
         )  # (R, KV, n + q, D)
         values = torch.cat([self.values, value], dim=2)
         out, sums = attend(
-            rotate(query, layout.positions, limit), keys, values, layout=layout, scale=scale, window=window
+            *(rotate(query, layout.positions, limit), keys, values),
+            layout=layout,
+            scale=scale,
+            window=window,
+            extras=extras,
         )
         scores = self._reduced(sums.detach(), key.shape[1])  # (R, H, n + q)
         scores[:, :, : layout.held] += self.scores * step.decay

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lit_cartridges.attention_extras import PLAIN, AttentionExtras
+from lit_cartridges.plain_attention import without_autocast
+
 # Probabilities held at a time, over all rows and heads: 4 MiB in fp32, which a CPU's cache keeps, and 256 MiB elsewhere.
 BLOCK_ELEMENTS = {"cpu": 2**20}
 _OTHER_ELEMENTS = 2**26
@@ -66,7 +69,14 @@ class ChunkLayout:
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, *, layout: ChunkLayout, scale: float, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    layout: ChunkLayout,
+    scale: float,
+    window: int | None,
+    extras: AttentionExtras = PLAIN,
 ) -> tuple[Tensor, Tensor]:
     """Attention of a chunk to [held | chunk], causal inside the chunk.
 
@@ -74,6 +84,8 @@ def attend(
         query: [R, KV·G, q, D], rotated at ``layout.positions``.
         key, value: [R, KV, n + q, D], keys rotated: held ones at 0..n-1, the chunk's at ``layout.positions``.
         window: a sliding-window layer's width; keys at that distance in positions, or farther, are not seen.
+        extras: a soft-cap of the scores, and sinks, which take their share of the probabilities: the keys' own sum to
+            less than 1.
 
     Returns:
         Output [R, KV·G, q, D] in the values' dtype, and fp32 sums [R, KV·G, n + q]: Σ_a weights_a · p_{a,j} per key j.
@@ -91,15 +103,28 @@ def attend(
     for start in range(0, q, block):
         stop = min(q, start + block)
         seen = m - q + stop  # later keys are the future of all of the block
-        logits = grouped[:, :, :, start:stop].reshape(R, KV, -1, D) @ key_t[..., :seen]
+        with without_autocast(query):
+            logits = grouped[:, :, :, start:stop].reshape(R, KV, -1, D) @ key_t[..., :seen]
         logits = logits.view(R, KV, G, stop - start, seen)
+        if extras.softcap is not None:
+            logits = extras.softcap * torch.tanh(logits / extras.softcap)
         hidden = layout.hidden(start, stop, window)
         if hidden is not None:
             part = logits[..., seen - hidden.shape[-1] :]
             part.masked_fill_(hidden[:, None, None], torch.finfo(torch.float32).min)
-        p = logits.softmax(dim=-1)  # (R, KV, G, queries, keys)
+        p = _probabilities(logits, extras.sinks)  # (R, KV, G, queries, keys)
         weights = layout.weights[:, None, None, None, start:stop]
-        sums[..., :seen] += (weights @ p).squeeze(3)
+        with without_autocast(query):
+            sums[..., :seen] += (weights @ p).squeeze(3)
         mixed = p.to(value.dtype).flatten(2, 3) @ value[:, :, :seen]
         out[:, :, :, start:stop] = mixed.view(R, KV, G, stop - start, -1)
     return out.flatten(1, 2), sums.flatten(1, 2)
+
+
+def _probabilities(logits: Tensor, sinks: Tensor | None) -> Tensor:
+    """Softmax over ``logits`` [R, KV, G, queries, keys] and each head's sink, without the sink's own."""
+    p = logits.softmax(dim=-1)
+    if sinks is None:
+        return p
+    column = sinks.float().view(logits.shape[1], logits.shape[2], 1, 1)
+    return p * torch.sigmoid(logits.logsumexp(-1, keepdim=True) - column)

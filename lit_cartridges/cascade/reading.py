@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_cartridges.attention_extras import known_extras
 from lit_cartridges.cache_argument import CACHE_NAME, cache_among
 from lit_cartridges.cascade.cascade_layer import CascadeLayer, CascadeStep
 from lit_cartridges.cascade.cascading_cache import CascadingCache
@@ -18,7 +19,6 @@ from lit_cartridges.cascade.shape import CascadeShape
 from lit_cartridges.model_calls import attends_to_calls, brings
 from lit_cartridges.readable import unwrapped
 from lit_cartridges.readers import LayerCall
-from lit_cartridges.reading import refuse_extras
 
 
 class CascadeReading:
@@ -38,7 +38,7 @@ class CascadeReading:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: LayerCall) -> Tensor:
         """Stride by stride: attend, update the scores, insert. Output [R, heads, q, head_dim]; nothing is rotated yet."""
-        refuse_extras(call)
+        extras = known_extras(call)
         if call.real is not None and call.real.shape[1] != query.shape[2]:
             raise ValueError(
                 f"attention_mask has shape {tuple(call.real.shape)} for {query.shape[2]} new tokens; a model that reads a "
@@ -50,7 +50,11 @@ class CascadeReading:
             stride = slice(start, start + self.cache.stride_tokens)
             step = self._step(part, start, stride, key, call.real)
             tensors = (x[:, :, stride] for x in (query, key, value))
-            out.append(part.read(*tensors, step=step, rotate=rotate, scale=call.scale, window=call.window))
+            out.append(
+                part.read(
+                    *tensors, step=step, rotate=rotate, scale=call.scale, window=call.window, extras=extras
+                )
+            )
         return out[0] if len(out) == 1 else torch.cat(out, dim=2)
 
     def _step(

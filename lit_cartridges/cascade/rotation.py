@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 from lit_cartridges.model_calls import attends_to_calls, running_reader
 from lit_cartridges.readable import require_readable, text_model
 from lit_cartridges.readers import LayerCall
+from lit_cartridges.rotary import turned_width
 
 _TOLERANCE = 0.01  # of the largest entry of a key; a key at a wrong position is off by many times that
 _known: WeakKeyDictionary[PreTrainedModel, tuple[bool, ...]] = WeakKeyDictionary()
@@ -55,6 +56,7 @@ class Rotation:
         takes_kind = "layer_type" in inspect.signature(rotary.forward).parameters
         self._kinds: list[str | None] = list(text.layer_types) if takes_kind else [None] * len(self.rotated)
         self._tables: dict[str | None, tuple[Any, Tensor, Tensor]] = {}
+        self._widths: dict[int, int] = {}
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Rotation:
@@ -78,14 +80,16 @@ class Rotation:
         if not self.rotated[layer]:
             return x
         cos, sin = (table[positions] for table in self._table(self._kinds[layer], x, limit))
-        size = cos.shape[-1]
+        if cos.shape[-1] not in self._widths:
+            self._widths[cos.shape[-1]] = turned_width(self._function, cos)
+        size = self._widths[cos.shape[-1]]
         part = x[..., :size]
         # The models' functions take queries and keys together; the keys given here have no heads.
         done = self._function(part, part[:, :0], cos, sin)[0]
         return done if size == x.shape[-1] else torch.cat([done, x[..., size:]], dim=-1)
 
     def _table(self, kind: str | None, x: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [limit, rotary_dim]; kept, since while generating they are the same at every step."""
+        """Cosines and sines [limit, rotary_dim or half of it]; kept, since while generating they are the same at every step."""
         id_ = (limit, x.dtype, x.device)
         if kind not in self._tables or self._tables[kind][0] != id_:
             more = {} if kind is None else {"layer_type": kind}

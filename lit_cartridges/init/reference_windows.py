@@ -30,6 +30,7 @@ class ReferenceWindow:
         queries: per layer [K, n, D] in fp32, rotated, and multiplied by the factor of the layer's scores.
         query_positions: [n], counted as the window's, so the first reference token stands at L.
         sliding_windows: per layer the tokens that a query sees, itself included, or None for all.
+        softcaps: per layer the soft-cap of its scores, or None.
     """
 
     start: int
@@ -39,6 +40,7 @@ class ReferenceWindow:
     queries: list[Tensor]
     query_positions: Tensor
     sliding_windows: list[int | None]
+    softcaps: list[float | None]
 
     @property
     def num_tokens(self) -> int:
@@ -56,9 +58,15 @@ class ReferenceWindow:
         """Probabilities [n, L] of the queries over the window alone, and [n, L] what each key would weigh if seen.
 
         The two differ behind a sliding window's edge: there the probabilities are 0, and a key weighs what it would
-        against all that is seen, at most as much as that. A query that sees nothing has probabilities of 0.
+        against all that is seen, at most as much as that. A query that sees nothing has probabilities of 0. A layer's
+        learned sinks take no part: they weigh against all keys alike.
         """
-        scores = self.queries[layer][head].to(dtype) @ self.keys[layer][head].to(dtype).T
+        scores, softcap = (
+            self.queries[layer][head].to(dtype) @ self.keys[layer][head].to(dtype).T,
+            self.softcaps[layer],
+        )
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
         hidden = self.hidden(layer, torch.arange(self.num_tokens, device=scores.device))
         if hidden is None:
             probabilities = scores.softmax(-1)
@@ -137,6 +145,7 @@ def _read(
     kept = _drawn([len(text) for text in texts], max_query_tokens, context.seed)
     queries: list[list[Tensor]] = [[] for _ in keys]
     windows: list[int | None] = [None] * len(keys)
+    softcaps: list[float | None] = [None] * len(keys)
     positions = []
     with reads_prefixes(model):
         for text, rows in zip(texts, kept, strict=True):
@@ -146,13 +155,18 @@ def _read(
             rows = rows.to(model.device)
 
             def observe(
-                layer: int, query: Tensor, scale: float, window: int | None, rows: Tensor = rows
+                layer: int,
+                query: Tensor,
+                scale: float,
+                window: int | None,
+                softcap: float | None,
+                rows: Tensor = rows,
             ) -> None:
                 nonlocal groups
                 groups = query.shape[1] // kv_heads
                 own = query[0, :, rows].float() * scale
                 queries[layer].append(own.reshape(kv_heads, -1, own.shape[-1]))
-                windows[layer] = window
+                windows[layer], softcaps[layer] = window, softcap
 
             ids = torch.as_tensor(text, dtype=torch.long, device=model.device)[None]
             places = torch.arange(ids.shape[1], device=model.device)[None] + num_tokens
@@ -167,6 +181,7 @@ def _read(
         queries=[torch.cat(own, dim=1) for own in queries],
         query_positions=torch.cat(positions),
         sliding_windows=windows,
+        softcaps=softcaps,
     )
 
 

@@ -12,6 +12,7 @@ from lit_cartridges.cascade import CascadingCache, cascade_prefill, reads_cascad
 from lit_cartridges.cascade.chunk_attention import BLOCK_ELEMENTS
 from tests.cascade.models import dense, one_layer, random_model, read, tokens
 from tests.cascade.reference import Sequential
+from tests.tiny_models import ARCHITECTURES
 
 TOLERANCE = {"atol": 2e-4, "rtol": 1e-4}
 REDUCE = {"mean": lambda s: sum(s) / len(s), "max": max, "median": lambda s: sorted(s)[(len(s) - 1) // 2]}
@@ -267,3 +268,27 @@ def test_calls_that_cannot_be_read_are_refused(llama):
     other = CascadingCache(config=one_layer(2).config, total_tokens=12, stride_tokens=8)
     with pytest.raises(ValueError, match="has 1 layers and LlamaForCausalLM has 2"):
         read(llama, other, ids)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gpt_oss"])
+def test_scores_are_the_probabilities_of_the_models_eager_attention(name):
+    """Of capped scores, and without the share that a sink takes."""
+    model, ids = random_model(name, **ARCHITECTURES[name]), tokens(1, 20)
+    for parameter_name, parameter in model.named_parameters():
+        if parameter_name.endswith("sinks"):
+            torch.nn.init.normal_(parameter)
+    own = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        attentions = model(ids, output_attentions=True, use_cache=False).attentions
+    model.set_attn_implementation(own)
+    cache = CascadingCache(
+        config=model.config, cascades=1, window_tokens=20, stride_tokens=20, ema_factor=1.0
+    )
+    read(model, cache, ids)
+    for layer, probabilities in zip(cache.layers, attentions, strict=True):
+        expected = (
+            probabilities[0].sum(1).unflatten(0, (2, 2)).amax(1)
+        )  # [KV, keys]; the default reduction is "max"
+        torch.testing.assert_close(layer.scores[0], expected, **TOLERANCE)
+        assert (probabilities.sum() < 79.9) == (name == "gpt_oss")

@@ -53,7 +53,7 @@ def output_error(model, context, start, texts):
             keys=full.keys,
             values=full.values,
             position_ids=places[None],
-            observe=lambda layer, query, scale, _, queries=queries: queries.__setitem__(
+            observe=lambda layer, query, scale, window, softcap, queries=queries: queries.__setitem__(
                 layer, query[0] * scale
             ),
         )

@@ -1,0 +1,55 @@
+"""What a layer hands to its attention beside queries, keys and values: read, without effect, or refused by name.
+
+A soft-cap bends every score (Gemma 2); a sink is the score of one more key per head, whose value is zero (gpt-oss). Nobody
+can say what a keyword that is not known here would do, so it is refused.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from lit_cartridges.readers import LayerCall
+
+# What models and `generate` hand down to every layer, and no attention of theirs reads.
+_WITHOUT_EFFECT = frozenset(
+    "is_causal position_ids cache_position position_embeddings use_cache return_dict output_hidden_states "
+    "output_router_logits logits_to_keep num_items_in_batch deterministic tokenizer assistant_tokenizer".split()
+)
+_READ = frozenset(("softcap", "s_aux"))
+
+
+class AttentionExtras(NamedTuple):
+    """What attention has beside scale and window."""
+
+    softcap: float | None = None
+    """Scores s become softcap · tanh(s / softcap), before masks and biases."""
+    sinks: Tensor | None = None
+    """[query heads]."""
+
+
+PLAIN = AttentionExtras()
+
+
+def known_extras(call: LayerCall) -> AttentionExtras:
+    """What the layer's attention has beside scale and window.
+
+    Raises:
+        ValueError: it has something that neither cartridges nor cascades know, or is not causal; the message names both.
+    """
+    if call.extras.get("is_causal") is False:
+        raise ValueError(
+            f"layer {call.layer} attends in both directions (is_causal=False), and cartridges and cascades are read causally"
+        )
+    strange = [
+        name
+        for name, given in call.extras.items()
+        if name not in _WITHOUT_EFFECT | _READ and given is not None and given is not False
+    ]
+    if strange:
+        raise ValueError(
+            f"layer {call.layer} uses {', '.join(strange)} in its attention, which neither cartridges nor cascades know; "
+            "leave it out of the call, or choose another model"
+        )
+    return AttentionExtras(call.extras.get("softcap"), call.extras.get("s_aux"))
