@@ -103,7 +103,9 @@ def generate_from_prefix(
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
     seen = attention_mask.new_ones(len(input_ids), prefix_tokens)
-    with reading_prefix(model, keys, values, biases):
+    # Not in a caller's autocast: the model reads in the dtype that it was loaded in.
+    own = torch.autocast(input_ids.device.type, enabled=False)
+    with reading_prefix(model, keys, values, biases), own:
         return model.generate(
             input_ids,
             attention_mask=torch.cat([seen, attention_mask], dim=1),
