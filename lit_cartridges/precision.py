@@ -8,13 +8,13 @@ layers of the frozen model.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import torch
 from lightning.pytorch.plugins import BitsandbytesPrecision
 from torch import nn
 
-FULL = "32-true"
+FULL: Final = "32-true"
 
 
 def require_full_precision(precision: Any) -> None:

@@ -82,7 +82,8 @@ def accept(checkpoint: Mapping[str, Any], now: Mapping[str, Any], *, training: b
         ResumeError: a setting that must not change has.
     """
     then = settings_then(checkpoint)
-    refused, told = [], []
+    refused: list[str] = []
+    told: list[str] = []
     for name in sorted(then.keys() & now.keys(), key=lambda name: (name.count("."), name)):
         rule = rule_of(name)
         left_out = rule.inherits and now[name] is None
