@@ -82,7 +82,9 @@ def generate_from_prefix(
     mask = torch.cat([attention_mask.new_ones(len(input_ids), prefix_tokens), attention_mask], dim=1)
     # Said aloud: left to themselves, models that read images too remember positions of an earlier call.
     options.setdefault("position_ids", (mask.long().cumsum(1) - 1).clamp(min=0))
-    with reading_prefix(model, keys, values, biases):
+    # Not in a caller's autocast: the model reads in the dtype that it was loaded in.
+    own = torch.autocast(input_ids.device.type, enabled=False)
+    with reading_prefix(model, keys, values, biases), own:
         out = model.generate(input_ids, attention_mask=mask, **cache_argument(cache), **options)
     if isinstance(read := cache_of(out), PrefixedCache):
         # The last token was chosen and not read.
