@@ -69,7 +69,10 @@ def _measure(args: Any, num_tokens: int) -> dict[str, Any]:
     inputs = [torch.randn(shape, device=device, requires_grad=True) for shape in shapes]
     grad = torch.randn(shapes[0], device=device)
     # A mask and a layout are made once per step and serve all layers, so they are not timed.
-    own, prefix = Reading(lengths=tuple(lengths)).own_part(inputs[0], inputs[1], None, None), PrefixPart()
+    own, prefix = (
+        Reading(lengths=tuple(lengths)).begin({}).own_part(inputs[0], inputs[1], None, None),
+        PrefixPart(),
+    )
     mask = _dense_mask(lengths, num_tokens, device)
     scale, grouped = dim**-0.5, heads != kv_heads
 

@@ -20,6 +20,7 @@ from transformers import DynamicCache
 
 from benchmarks import _common as common
 from benchmarks._models import SIZES, random_llama, random_prefix
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.cascade import CascadingCache, cascade_prefill, reads_cascades
 from lit_cartridges.cascade.chunk_attention import ChunkLayout, attend
 
@@ -90,7 +91,7 @@ def _decode(args: Any, model: Any) -> list[dict[str, Any]]:
 
     def steps(cache: Any) -> None:
         for _ in range(args.new_tokens):
-            model(token, past_key_values=cache, use_cache=True)
+            model(token, **cache_argument(cache), use_cache=True)
 
     def ours() -> None:
         with reads_cascades(model):

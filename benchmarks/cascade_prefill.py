@@ -26,6 +26,7 @@ from transformers import DynamicCache, PreTrainedModel
 from benchmarks import _common as common
 from benchmarks._models import SIZES, random_llama
 from benchmarks._plots import crossing, loglog_plot, loglog_slope
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.cascade import CascadingCache, cascade_prefill
 from lit_cartridges.init.init_cost import measured_init
 
@@ -114,7 +115,7 @@ def _cascade(args: Any, model: PreTrainedModel, ids: torch.Tensor) -> None:
 @torch.no_grad()
 def _dense(model: Any, ids: torch.Tensor, *, flash: bool = False) -> None:
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION) if flash else nullcontext():
-        model.base_model(ids, past_key_values=DynamicCache(config=model.config), use_cache=True)
+        model.base_model(ids, **cache_argument(DynamicCache(config=model.config)), use_cache=True)
 
 
 def _expected_s(points: list[dict[str, float]]) -> float:

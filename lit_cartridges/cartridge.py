@@ -13,11 +13,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import Cache, PretrainedConfig, PreTrainedModel
+
+from lit_cartridges.prefixed_cache import CartridgeCache
+from lit_cartridges.readable import unwrapped
+
+if TYPE_CHECKING:
+    from lit_cartridges.attached import AttachedCartridge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,24 +206,55 @@ class Cartridge(nn.Module):
             return None
         return _joined(self.frozen_biases, self.trainable_biases, dtype=dtype, device=device)
 
-    def as_cache(self, batch_size: int = 1, *, dtype: torch.dtype | None = None) -> DynamicCache:
-        """A transformers cache whose first free position is ``num_tokens``, for any attention implementation.
+    def attach(self, model: Any, tokenizer: Any, **renderer_options: Any) -> AttachedCartridge:
+        """``model`` with this cartridge in front: ``.chat("…")``, ``.generate(…)``, ``.pipeline()``.
 
-        Rows are views until the first update concatenates, which copies; `lit_cartridges.generation` does not.
+        Args:
+            model: a causal LM of transformers, bare or wrapped (torch.compile, PEFT, data-parallel).
+            tokenizer: the model's, whose chat template is used.
+            renderer_options: ``enable_thinking`` and ``template_options`` of the template (see `ChatRenderer`).
 
         Raises:
-            ValueError: the cartridge has biases, which no transformers cache can carry.
+            ValueError: the cartridge does not fit the model, or the model cannot read it exactly.
         """
+        from lit_cartridges.attached import AttachedCartridge
+
+        return AttachedCartridge(self, model, tokenizer, **renderer_options)
+
+    def as_cache(
+        self, model: Any = None, batch_size: int = 1, *, dtype: torch.dtype | None = None
+    ) -> CartridgeCache:
+        """A transformers cache whose first free position is ``num_tokens``, for any attention implementation.
+
+        ``attention_mask`` must cover the cartridge and the prompt (see `CartridgeCache`)::
+
+            mask = torch.ones(4, cartridge.num_tokens + input_ids.shape[1])
+            model.generate(input_ids, attention_mask=mask, past_key_values=cartridge.as_cache(model, batch_size=4))
+
+        `attach` needs no mask, copies nothing per row and knows the chat template.
+
+        Args:
+            model: that will read it, which says whether the cartridge fits, and its dtype and device; None leaves these to
+                the first tokens that are read.
+            batch_size: rows. They are views until the first update, which copies.
+            dtype: of the tensors, in place of the model's.
+
+        Raises:
+            ValueError: the cartridge has biases, which no transformers cache can carry, or does not fit the model.
+        """
+        if isinstance(model, int):
+            raise ValueError(f"as_cache({model}): give the model first, as_cache(model, batch_size={model})")
         if self.trainable_biases is not None:
             raise ValueError(
                 "this cartridge has a bias per key, and a transformers cache cannot carry one; generate with "
                 "lit_cartridges.generation.generate, or fit the cartridge without it (AttentionMatching's bias=false)"
             )
-        cache = DynamicCache()
-        for layer, (key, value) in enumerate(zip(*self.tensors(dtype=dtype), strict=True)):
-            key_rows, value_rows = (x.expand(batch_size, -1, -1, -1) for x in (key, value))
-            cache.update(key_rows, value_rows, layer)
-        return cache
+        if model is None:
+            return CartridgeCache(*self.tensors(dtype=dtype), batch_size=batch_size)
+        bare = unwrapped(model)
+        self.require_fit(bare)
+        tensors = self.tensors(dtype=dtype or bare.dtype, device=bare.device)
+        return CartridgeCache(*tensors, batch_size=batch_size)
 
     @property
     def nbytes(self) -> int:

@@ -1,8 +1,7 @@
 """Generating text from one or more cartridges, by transformers' own `generate`.
 
-The cache handed to `generate` holds only what each row adds; its `PrefixedLayer`s report the prefix as already seen, so
-that transformers counts positions and masks from there, and `reading_prefix` gives the prefix itself to the attention.
-It is read by all rows and copied for none.
+The cache handed to `generate` holds only what each row adds (`PrefixedCache`), and `reading_prefix` gives the prefix itself
+to the attention. It is read by all rows and copied for none.
 """
 
 from __future__ import annotations
@@ -12,45 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import Cache
-from transformers.cache_utils import DynamicLayer
 
 from lit_cartridges.attention import reading_prefix
+from lit_cartridges.cache_argument import CACHE_NAME, cache_among, cache_argument, cache_of
+from lit_cartridges.position_limit import warn_beyond_positions
+from lit_cartridges.prefixed_cache import PrefixedCache, left_padded, prefixed_cache
+from lit_cartridges.readable import unwrapped
 
 if TYPE_CHECKING:
     from lit_cartridges.cartridge import Cartridge
 
-
-class PrefixedLayer(DynamicLayer):
-    """One layer's keys and values [batch, kv_heads, own_tokens, head_dim] behind a prefix that is kept elsewhere."""
-
-    def __init__(self, prefix_tokens: int) -> None:
-        super().__init__()
-        self.prefix_tokens = prefix_tokens
-
-    def get_seq_length(self) -> int:
-        return self.prefix_tokens + super().get_seq_length()
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return super().get_seq_length() + query_length, self.prefix_tokens
-
-
-def prefixed_cache(num_layers: int, prefix_tokens: int) -> Cache:
-    """An empty cache whose first free position is ``prefix_tokens``; to be used inside `reading_prefix`."""
-    return Cache(layers=[PrefixedLayer(prefix_tokens) for _ in range(num_layers)])
-
-
-def left_padded(
-    sequences: Sequence[Sequence[int]], pad: int, device: torch.device | str
-) -> tuple[Tensor, Tensor]:
-    """Token ids [sequences, tokens] with ``pad`` in front of the shorter ones, and a mask that is 0 there."""
-    width = max(len(sequence) for sequence in sequences)
-    ids = torch.full((len(sequences), width), pad)
-    mask = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, width - len(sequence) :] = torch.as_tensor(list(sequence))
-        mask[row, width - len(sequence) :] = 1
-    return ids.to(device), mask.to(device)
+__all__ = ["generate", "generate_from_prefix", "left_padded", "prefixed_cache"]
 
 
 @torch.no_grad()
@@ -64,34 +35,37 @@ def generate(
     """Generate as ``model.generate`` does, with cartridges in front of every row.
 
     Args:
+        model: a causal LM of transformers, bare or inside of torch.compile's, PEFT's or a data-parallel wrapper.
         cartridges: one; several, which are composed; or none.
         input_ids: [batch, tokens], padded on the left where prompts differ in length.
         attention_mask: [batch, tokens], 0 where padded; None when nothing is.
         options: anything `model.generate` takes: ``do_sample``, ``temperature``, ``streamer``, ``stop_strings`` with
-            ``tokenizer``, ``max_new_tokens``, …
+            ``tokenizer``, ``max_new_tokens``, … ``past_key_values`` may be the cache that an earlier call with the same
+            cartridges returned (``return_dict_in_generate=True``): ``input_ids`` then begin with what it has read, and
+            only the rest is read now.
 
     Returns:
         What ``model.generate`` returns: token ids [batch, tokens + new tokens], prompts included, cartridges not.
 
     Raises:
-        ValueError: a cartridge was made for a model of another shape (the message names the difference).
+        ValueError: a cartridge was made for a model of another shape (the message names the difference); a model that
+            cannot read one; an option that cannot be honoured behind a cartridge.
     """
-    from lit_cartridges.cartridge import Cartridge
-
+    bare = unwrapped(model)
     if cartridges is None:
-        return model.generate(input_ids, attention_mask=attention_mask, **options)
-    cartridge = cartridges if isinstance(cartridges, Cartridge) else Cartridge.compose(list(cartridges))
-    cartridge.require_fit(model)
-    keys, values = cartridge.tensors(dtype=model.dtype, device=input_ids.device)
+        return generate_from_prefix(bare, None, None, input_ids, attention_mask, **options)
+    cartridge = cartridges[0].compose(cartridges) if isinstance(cartridges, Sequence) else cartridges
+    cartridge.require_fit(bare)
+    keys, values = cartridge.tensors(dtype=bare.dtype, device=input_ids.device)
     biases = cartridge.biases(device=input_ids.device)
-    return generate_from_prefix(model, keys, values, input_ids, attention_mask, biases=biases, **options)
+    return generate_from_prefix(bare, keys, values, input_ids, attention_mask, biases=biases, **options)
 
 
 @torch.no_grad()
 def generate_from_prefix(
     model: Any,
-    keys: Sequence[Tensor],
-    values: Sequence[Tensor],
+    keys: Sequence[Tensor] | None,
+    values: Sequence[Tensor] | None,
     input_ids: Tensor,
     attention_mask: Tensor | None = None,
     *,
@@ -99,14 +73,69 @@ def generate_from_prefix(
     **options: Any,
 ) -> Any:
     """`generate` from bare keys and values, per layer [kv_heads, prefix_tokens, head_dim], and their biases, if any."""
-    prefix_tokens = keys[0].shape[-2]
+    model = unwrapped(model)
+    prefix_tokens = 0 if keys is None else keys[0].shape[-2]
     if attention_mask is None:
         attention_mask = torch.ones_like(input_ids)
-    seen = attention_mask.new_ones(len(input_ids), prefix_tokens)
+    cache = _own_cache(model, prefix_tokens, input_ids, options)
+    warn_beyond_positions(model, prefix_tokens + input_ids.shape[1], options)
+    mask = torch.cat([attention_mask.new_ones(len(input_ids), prefix_tokens), attention_mask], dim=1)
+    # Said aloud: left to themselves, models that read images too remember positions of an earlier call.
+    options.setdefault("position_ids", (mask.long().cumsum(1) - 1).clamp(min=0))
     with reading_prefix(model, keys, values, biases):
-        return model.generate(
-            input_ids,
-            attention_mask=torch.cat([seen, attention_mask], dim=1),
-            past_key_values=prefixed_cache(len(keys), prefix_tokens),
-            **options,
+        out = model.generate(input_ids, attention_mask=mask, **cache_argument(cache), **options)
+    if isinstance(read := cache_of(out), PrefixedCache):
+        # The last token was chosen and not read.
+        read.own_ids = out.sequences[:, : read.own_tokens]
+    return out
+
+
+def _own_cache(
+    model: Any, prefix_tokens: int, input_ids: Tensor, options: dict[str, Any]
+) -> PrefixedCache | None:
+    """The cache for what the rows add, with ``options`` freed of what asks for another; None where none is wanted.
+
+    Raises:
+        ValueError: an option that asks for another kind of cache, or a cache that does not hold this prefix and text.
+    """
+    config = options.get("generation_config") or model.generation_config
+
+    def wanted(name: str) -> Any:
+        return options[name] if options.get(name) is not None else getattr(config, name, None)
+
+    given = cache_among(options)
+    for name in ("cache", "past_key_values"):
+        options.pop(name, None)
+    if (kind := wanted("cache_implementation")) not in (None, "dynamic"):
+        raise ValueError(
+            f"cache_implementation={kind!r}: behind a cartridge, the tokens of the rows are held in a dynamic cache; leave "
+            "it out"
         )
+    options.pop("cache_implementation", None)
+    if wanted("use_cache") is False:
+        if given is not None:
+            raise ValueError(f"use_cache=False and {CACHE_NAME} were both given; leave one of them out")
+        return None
+    if given is None:
+        return prefixed_cache(model.config.get_text_config().num_hidden_layers, prefix_tokens)
+    if not isinstance(given, PrefixedCache):
+        raise ValueError(
+            f"{CACHE_NAME} is a {type(given).__name__}; behind a cartridge it can only be what an earlier call with the same "
+            "cartridge returned. Leave it out, or call model.generate with cartridge.as_cache(model)"
+        )
+    held = given.own_ids
+    if given.prefix_tokens != prefix_tokens or held is None or given.own_tokens != held.shape[1]:
+        raise ValueError(
+            f"{CACHE_NAME} was made behind {given.prefix_tokens} positions, or has been used since it was returned, and the "
+            f"cartridge has {prefix_tokens}; give the cache that the last call with the same cartridge returned, as it was"
+        )
+    if held.shape[1] >= input_ids.shape[1] or not torch.equal(input_ids[:, : held.shape[1]], held):
+        raise ValueError(
+            f"input_ids do not begin with the {held.shape[1]} tokens that {CACHE_NAME} has read; to go on, give all tokens so "
+            "far and at least one more, and for another question leave the cache out"
+        )
+    if (wanted("num_beams") or 1) > 1 or (wanted("num_return_sequences") or 1) > 1:
+        raise ValueError(
+            f"num_beams and num_return_sequences above 1 would share {CACHE_NAME}; leave the cache out"
+        )
+    return given

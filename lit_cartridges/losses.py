@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from lit_cartridges.readable import UnreadableModelError, text_model
 
 Head = Callable[[Tensor], Tensor]
 
@@ -137,24 +141,41 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 class LanguageHead(nn.Module):
-    """From final hidden states [tokens, width] to logits [tokens, vocabulary], with the model's own scaling.
+    """From final hidden states [tokens, width] to logits [tokens, vocabulary], as the model's own ``forward`` makes them.
 
-    transformers applies these in ``forward`` of the causal LM, where they cannot be called apart.
+    transformers has no call for that: scalings, soft-caps and whole layers stand in ``forward`` of the causal LM. So it is
+    that ``forward`` that runs, on a stand-in which shares the head and hands hidden states through where the body was.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
-        config = model.config.get_text_config()
-        self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        self.factor: float = getattr(config, "logit_scale", None) or 1.0
-        self.factor /= getattr(config, "logits_scaling", None) or 1.0
+        body = text_model(model)
+        if body is model:
+            raise UnreadableModelError(f"{type(model).__name__} has no language head; load it as a causal LM")
+        stand_in = copy(model)
+        stand_in._modules = {
+            name: _HandsThrough() if any(part is body for part in child.modules()) else child
+            for name, child in model._modules.items()
+            if child is not None
+        }
         # A list hides the shared weights from this module's parameters.
-        self._projection = [model.get_output_embeddings()]
+        self._model: list[Any] = [stand_in]
 
     def forward(self, hidden: Tensor) -> Tensor:
-        logits = (
-            self._projection[0](hidden) * self.factor if self.factor != 1 else self._projection[0](hidden)
-        )
-        if self.softcap is not None:
-            logits = torch.tanh(logits / self.softcap) * self.softcap
+        model = self._model[0]
+        logits: Tensor = type(model).forward(model, inputs_embeds=hidden[None], use_cache=False).logits[0]
         return logits
+
+
+class _Handed(BaseModelOutputWithPast):
+    """Final hidden states; whatever else a head may look for is None."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return None
+
+
+class _HandsThrough(nn.Module):
+    def forward(self, *args: Any, inputs_embeds: Tensor, **kwargs: Any) -> _Handed:
+        return _Handed(last_hidden_state=inputs_embeds)

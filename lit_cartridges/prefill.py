@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from lit_cartridges.attention import Reading, reads_prefixes
-from lit_cartridges.generation import prefixed_cache
+from lit_cartridges.cache_argument import cache_argument
+from lit_cartridges.position_limit import max_positions
+from lit_cartridges.prefixed_cache import prefixed_cache
+from lit_cartridges.readable import unwrapped
 
 
 @torch.no_grad()
 def prefill(
-    model: PreTrainedModel,
+    model: Any,
     token_ids: Sequence[int] | Tensor,
     *,
     behind: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None,
@@ -31,8 +34,9 @@ def prefill(
     Raises:
         ValueError: no tokens, or more than the model has positions.
     """
+    model = unwrapped(model)
     ids = torch.as_tensor(token_ids, dtype=torch.long, device=model.device).reshape(1, -1)
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = max_positions(model.config)
     if ids.shape[1] == 0:
         raise ValueError("a prefill needs at least one token; got none")
     before = behind[0][0].shape[-2] if behind else 0
@@ -49,7 +53,7 @@ def prefill(
             model.base_model(
                 part,
                 position_ids=positions,
-                past_key_values=cache,
+                **cache_argument(cache),
                 use_cache=True,
                 reading=Reading(keys=old_keys, values=old_values, position_ids=positions),
             )

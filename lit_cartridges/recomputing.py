@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+from lit_cartridges.model_calls import continued_call
 
 
 @contextmanager
@@ -29,7 +32,7 @@ def recomputes_layers(model: PreTrainedModel) -> Iterator[None]:
     # A layer may have a forward call of its own already, such as one that gathers its weights first.
     own = [layer.__dict__.get("forward") for layer in layers]
     for layer in layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        layer.forward = partial(_recomputed, layer.forward)
     try:
         yield
     finally:
@@ -37,3 +40,11 @@ def recomputes_layers(model: PreTrainedModel) -> Iterator[None]:
             del layer.forward
             if forward is not None:
                 layer.forward = forward
+
+
+def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The layer reads the second time as in the call that runs it now, whichever thread the backward pass is in."""
+    again = continued_call()
+    return checkpoint(
+        forward, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), again()), **kwargs
+    )

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_cartridges.attention import Reading, reads_prefixes
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.generation import prefixed_cache
 
 # Keys of 16 bits are exact to about 0.004; a key that is not rotated as we think is off by about its own size.
@@ -94,7 +95,7 @@ class Rotary:
                 )
                 reading = Reading(position_ids=positions)
                 model.base_model(
-                    token, position_ids=positions, past_key_values=cache, use_cache=True, reading=reading
+                    token, position_ids=positions, **cache_argument(cache), use_cache=True, reading=reading
                 )
                 layers: list[Any] = cache.layers
                 held.append([layer.keys[0] for layer in layers])

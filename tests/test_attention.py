@@ -7,6 +7,7 @@ import torch
 
 from lit_cartridges import Cartridge
 from lit_cartridges.attention import NAME, Reading, reading_prefix, reads_prefixes
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.generation import generate, prefixed_cache
 from lit_cartridges.prefill import prefill
 from tests.tiny_models import VOCAB
@@ -52,7 +53,7 @@ def test_left_padded_batches_give_the_logits_of_the_prefill(model):
             batch,
             attention_mask=seen,
             position_ids=positions,
-            past_key_values=prefixed_cache(len(keys), PREFIX),
+            **cache_argument(prefixed_cache(len(keys), PREFIX)),
         ).logits
     for row, sequence in zip(logits, sequences, strict=True):
         torch.testing.assert_close(
@@ -106,7 +107,7 @@ def test_gradients_of_keys_and_values_equal_those_of_a_plain_cache(model):
         )
     plain = [
         model(
-            s[None], past_key_values=cartridge.as_cache(), position_ids=torch.arange(len(s))[None] + PREFIX
+            s[None], **cache_argument(cartridge.as_cache()), position_ids=torch.arange(len(s))[None] + PREFIX
         ).logits[0]
         for s in sequences
     ]
@@ -136,4 +137,4 @@ def test_a_model_without_the_attention_interface_is_refused_by_name():
 
 def test_a_dense_mask_is_refused(llama):
     with reads_prefixes(llama), pytest.raises(ValueError, match=r"shape \(1, 1, 3, 3\)"):
-        llama(tokens(1, 3), attention_mask=torch.ones(1, 1, 3, 3, dtype=torch.bool))
+        llama(tokens(1, 3), attention_mask=torch.ones(1, 1, 3, 3, dtype=torch.bool), reading=Reading())

@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 from lit_cartridges import Cartridge
 from lit_cartridges.attention import Reading, reads_prefixes
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.cartridge import Fingerprint, Provenance
 from lit_cartridges.generation import generate
 from lit_cartridges.losses import LanguageHead, NextToken, Targets, chunked_loss
@@ -33,7 +34,7 @@ def plain_cache(model, num_tokens=TOKENS, **options):
     """A prefill by transformers alone."""
     cache = DynamicCache(**options)
     with torch.no_grad():
-        model(torch.arange(3, 3 + num_tokens)[None], past_key_values=cache)
+        model(torch.arange(3, 3 + num_tokens)[None], **cache_argument(cache))
     return cache
 
 
@@ -137,7 +138,7 @@ def test_as_cache_gives_the_tokens_of_the_generate_path(llama):
     assert cache.get_seq_length() == TOKENS
     options = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": None}
     plain = llama.generate(
-        ids, attention_mask=torch.ones(2, TOKENS + 5, dtype=torch.long), past_key_values=cache, **options
+        ids, attention_mask=torch.ones(2, TOKENS + 5, dtype=torch.long), **cache_argument(cache), **options
     )
     assert generate(llama, cartridge, ids, **options).tolist() == plain.tolist()
 

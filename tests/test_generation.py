@@ -139,10 +139,10 @@ def test_a_missing_mask_means_no_padding(llama):
 
 def test_the_prefix_is_copied_for_no_row(llama, monkeypatch):
     """All rows, layers and steps read one storage per layer, of one row; the cache holds the rows' own tokens only."""
-    from lit_cartridges import attention
+    from lit_cartridges import reading
 
-    cartridge = cartridge_of(llama)
-    plain, seen = attention.MergedAttention.apply, []
+    cartridge = cartridge_of(llama)  # which tries the model out
+    plain, seen = reading.MergedAttention.apply, []
 
     def watch(query, key, value, prefix_key, prefix_value, *rest):
         seen.append(
@@ -150,7 +150,7 @@ def test_the_prefix_is_copied_for_no_row(llama, monkeypatch):
         )
         return plain(query, key, value, prefix_key, prefix_value, *rest)
 
-    monkeypatch.setattr(attention.MergedAttention, "apply", watch)
+    monkeypatch.setattr(reading.MergedAttention, "apply", watch)
     ids, mask = prompts(3, 9, 6, 6)
     generate(llama, cartridge, ids, mask, **GREEDY)
     assert len(seen) == 2 * 10
@@ -179,6 +179,7 @@ def test_the_models_own_attention_returns(llama, fails):
         generate(llama, cartridge_of(llama), ids, mask, **options)
     assert llama.config._attn_implementation == before != NAME
     assert not llama._forward_pre_hooks
+    assert "forward" not in llama.__dict__ | llama.model.__dict__
 
 
 def test_an_untouched_prompt_and_cartridge_come_back(llama):

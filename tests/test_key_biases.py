@@ -60,9 +60,9 @@ def test_outputs_and_the_gradients_of_key_value_and_bias_are_the_naive_ones(dtyp
     visible = (distance >= 0) & (distance < (window or 99))
     reading = Reading(
         keys=[tensors[3][0]], values=[tensors[4][0]], position_ids=positions[None, PREFIX:].expand(2, -1)
-    )
+    ).begin({})
     own = reading.own_part(tensors[0], tensors[1], None, window)
-    prefix = reading.prefix_part(tensors[0], tensors[1], window)
+    prefix = reading.prefix_part(tensors[0], tensors[1], None, window)
     out = MergedAttention.apply(*tensors[:5], scale, own, prefix, tensors[5])
     expected, leaves = naive(tensors, visible, scale)
     torch.testing.assert_close(out.double(), expected, **TOLERANCE[dtype])

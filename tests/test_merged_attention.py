@@ -110,12 +110,14 @@ def test_windows_hide_far_tokens_of_the_prefix_and_of_the_sequence(window):
     lengths, prefix = (7, 1, 12, 3), 4
     tensors = draw(1, sum(lengths), sum(lengths), prefix)
     positions = torch.cat([torch.arange(n) for n in lengths])[None] + prefix
-    reading = Reading(keys=[tensors[3][0]], values=[tensors[4][0]], position_ids=positions, lengths=lengths)
+    reading = Reading(
+        keys=[tensors[3][0]], values=[tensors[4][0]], position_ids=positions, lengths=lengths
+    ).begin({})
     own = reading.own_part(tensors[0], tensors[1], None, window)
     check(
         tensors,
         own,
-        reading.prefix_part(tensors[0], tensors[1], window),
+        reading.prefix_part(tensors[0], tensors[1], None, window),
         packed_visible(lengths, prefix, window),
     )
 
@@ -127,7 +129,7 @@ def test_left_padded_rows_see_the_prefix_and_their_real_keys(window):
     tensors = draw(2, tokens, tokens, prefix)
     real = torch.stack([torch.arange(tokens) >= pad for pad in pads])
     positions = (real.long().cumsum(1) - 1).clamp(min=0) + prefix
-    reading = Reading(keys=[tensors[3][0]], values=[tensors[4][0]], position_ids=positions)
+    reading = Reading(keys=[tensors[3][0]], values=[tensors[4][0]], position_ids=positions).begin({})
     own = reading.own_part(tensors[0], tensors[1], real, window)
     distance = (
         positions[:, :, None] - torch.cat([torch.arange(prefix).expand(2, -1), positions], 1)[:, None, :]
@@ -138,7 +140,7 @@ def test_left_padded_rows_see_the_prefix_and_their_real_keys(window):
     if window is not None:
         visible &= distance < window
     visible[..., 0] |= ~real  # the reference needs some key for padded queries; `real` leaves them out
-    check(tensors, own, reading.prefix_part(tensors[0], tensors[1], window), visible, real)
+    check(tensors, own, reading.prefix_part(tensors[0], tensors[1], real, window), visible, real)
 
 
 @pytest.mark.parametrize("window", [None, 3])
@@ -148,12 +150,12 @@ def test_cached_keys_are_more_than_queries(tokens, window):
     keys, prefix = 5, 4
     tensors = draw(2, tokens, keys, prefix)
     positions = (torch.arange(keys - tokens, keys) + prefix).expand(2, -1)
-    reading = Reading(keys=[tensors[3][0]], values=[tensors[4][0]], position_ids=positions)
+    reading = Reading(keys=[tensors[3][0]], values=[tensors[4][0]], position_ids=positions).begin({})
     own = reading.own_part(tensors[0], tensors[1], None, window)
     visible = torch.cat([torch.ones(tokens, prefix, dtype=torch.bool), causal(tokens, keys)], 1)
     if window is not None:
         visible &= positions[0][:, None] - torch.arange(prefix + keys) < window
-    check(tensors, own, reading.prefix_part(tensors[0], tensors[1], window), visible.expand(2, -1, -1))
+    check(tensors, own, reading.prefix_part(tensors[0], tensors[1], None, window), visible.expand(2, -1, -1))
 
 
 def test_a_prefix_that_the_window_hides_altogether_gets_no_gradient():
@@ -180,12 +182,12 @@ def test_any_packing_equals_the_naive_softmax(lengths, prefix, window):
     positions = torch.cat([torch.arange(n) for n in lengths])[None] + prefix
     reading = Reading(
         keys=[tensors[3][0]], values=[tensors[4][0]], position_ids=positions, lengths=tuple(lengths)
-    )
+    ).begin({})
     own = reading.own_part(tensors[0], tensors[1], None, window)
     check(
         tensors,
         own,
-        reading.prefix_part(tensors[0], tensors[1], window),
+        reading.prefix_part(tensors[0], tensors[1], None, window),
         packed_visible(lengths, prefix, window),
     )
 
@@ -205,13 +207,29 @@ def test_buckets_hold_every_token_once_and_waste_less_than_half(lengths):
 
 def test_the_layout_is_made_once_for_all_layers():
     query, key, *_ = draw(1, 6, 6, 4)
-    reading = Reading(keys=[key], values=[key], position_ids=torch.arange(6)[None] + 4, lengths=(2, 4))
+    reading = Reading(keys=[key], values=[key], position_ids=torch.arange(6)[None] + 4, lengths=(2, 4)).begin(
+        {}
+    )
     assert reading.own_part(query, key, None, None) is reading.own_part(query, key, None, None)
     assert reading.own_part(query, key, None, 3) is not reading.own_part(query, key, None, None)
-    assert reading.prefix_part(query, key, 3) is reading.prefix_part(query, key, 3)
+    assert reading.prefix_part(query, key, None, 3) is reading.prefix_part(query, key, None, 3)
 
 
-def test_a_prefix_before_a_window_needs_positions():
+@pytest.mark.parametrize("layout", ["packed", "padded", "cached"])
+def test_positions_follow_the_prefix_unless_they_are_given(layout):
+    """Windows are measured from positions, which `Reading` may be told or count by itself."""
     query, key, *_ = draw(1, 6, 6, 4)
-    with pytest.raises(ValueError, match="needs position_ids; pass them to Reading"):
-        Reading(keys=[key[0]], values=[key[0]]).prefix_part(query, key, 3)
+    real, options, positions = None, {}, torch.arange(6)[None] + 4
+    if layout == "packed":
+        options, positions = {"lengths": (2, 4)}, torch.tensor([[4, 5, 4, 5, 6, 7]])
+    elif layout == "padded":
+        real, positions = torch.arange(6)[None] >= 2, torch.tensor([[4, 4, 4, 5, 6, 7]])
+    else:
+        query, positions = query[:, :, 4:], positions[:, 4:]
+    told, counted = (
+        Reading(keys=[key[0, :, :4]], values=[key[0, :, :4]], position_ids=given, **options).begin({})
+        for given in (positions, None)
+    )
+    theirs, ours = (one.prefix_part(query, key, real, 3).mask for one in (told, counted))
+    assert theirs is not None
+    assert torch.equal(ours, theirs)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lit_cartridges.attention import NAME
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.losses import FullDistillation, NextToken, TopKDistillation
 from lit_cartridges.packed_forward import teacher_hidden
 from tests.tiny_run import (
@@ -27,7 +28,7 @@ def naive_losses(module, data, batch, name):
         rows, ids = batch.target_rows[here] - start, batch.targets.token_ids[here]
         positions = torch.arange(length)[None] + cartridge.num_tokens
         logits = module.student(
-            own[None], past_key_values=cartridge.as_cache(), position_ids=positions
+            own[None], **cache_argument(cartridge.as_cache()), position_ids=positions
         ).logits[0, rows]
         logs = logits.float().log_softmax(-1)
         if name == "NextToken":

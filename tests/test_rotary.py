@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.rotary import Rotary
 from tests.tiny_models import _COMMON, tiny_model
 
@@ -72,7 +73,7 @@ def keys_at(model, positions):
     held = DynamicCache()
     tokens = torch.arange(20, 20 + len(positions))[:, None]
     with torch.no_grad():
-        model(tokens, position_ids=positions[:, None], past_key_values=held)
+        model(tokens, position_ids=positions[:, None], **cache_argument(held))
     return [layer.keys[:, :, 0].transpose(0, 1) for layer in held.layers]
 
 
@@ -129,7 +130,7 @@ def test_a_prefill_at_other_positions_has_the_moved_keys_in_its_first_layer(mode
     for positions in (start, end):
         cache = DynamicCache()
         with torch.no_grad():
-            model(ids, position_ids=positions[None], past_key_values=cache)
+            model(ids, position_ids=positions[None], **cache_argument(cache))
         held.append(cache.layers[0].keys[0])
     moved = Rotary(model).rotate(held[0], layer=0, from_positions=start, to_positions=end)
     torch.testing.assert_close(moved, held[1], **TOLERANCE)

@@ -40,13 +40,18 @@ ARCHITECTURES: dict[str, dict] = {
 }
 
 
-@cache
-def tiny_model(name: str) -> PreTrainedModel:
-    """Frozen, fp32, in eval mode, weights drawn large enough that attention matters."""
-    config = AutoConfig.for_model(name, **(_COMMON | ARCHITECTURES[name]))
+def tiny_config_model(kind: str, **settings: object) -> PreTrainedModel:
+    """A new model of transformers' type ``kind``: frozen, fp32, in eval mode, weights so large that attention matters."""
+    config = AutoConfig.for_model(kind, **(_COMMON | settings))
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.15)
     return model.eval().requires_grad_(False)
+
+
+@cache
+def tiny_model(name: str) -> PreTrainedModel:
+    """The one of an architecture that all tests share."""
+    return tiny_config_model(name, **ARCHITECTURES[name])

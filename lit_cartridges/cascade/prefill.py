@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.cascade.cascading_cache import CascadingCache
 from lit_cartridges.cascade.reading import reads_cascades
 
@@ -19,7 +20,7 @@ def cascade_prefill(
 ) -> None:
     """Read ``input_ids`` [R, tokens] into ``cache``, behind what it has read already; any number of tokens.
 
-    A later ``model.generate(input_ids, past_key_values=cache)`` takes these tokens and at least one more, and reads only
+    A later ``model.generate(input_ids, **cache_argument(cache))`` takes these tokens and at least one more, and reads only
     what is new.
 
     Args:
@@ -27,7 +28,7 @@ def cascade_prefill(
     """
     with reads_cascades(model):
         for stride, mask in _strides(cache, input_ids, attention_mask):
-            model.base_model(stride, attention_mask=mask, past_key_values=cache, use_cache=True)
+            model.base_model(stride, attention_mask=mask, **cache_argument(cache), use_cache=True)
 
 
 @torch.no_grad()
@@ -42,7 +43,7 @@ def streamed_logprobs(
     columns, last = [], None
     with reads_cascades(model):
         for stride, mask in _strides(cache, input_ids, attention_mask):
-            logits = model(stride, attention_mask=mask, past_key_values=cache, use_cache=True).logits
+            logits = model(stride, attention_mask=mask, **cache_argument(cache), use_cache=True).logits
             before = logits[:, :-1] if last is None else torch.cat([last, logits[:, :-1]], dim=1)
             after = stride[:, 1:] if last is None else stride
             picked = before.float().log_softmax(-1).gather(2, after[..., None].to(before.device))

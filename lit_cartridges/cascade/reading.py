@@ -8,43 +8,49 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
-from lit_cartridges.attention import attends_by
-from lit_cartridges.cascade.attention import NAME
+from lit_cartridges.cache_argument import CACHE_NAME, cache_among
 from lit_cartridges.cascade.cascade_layer import CascadeLayer, CascadeStep
 from lit_cartridges.cascade.cascading_cache import CascadingCache
 from lit_cartridges.cascade.rotation import Rotation
 from lit_cartridges.cascade.shape import CascadeShape
+from lit_cartridges.model_calls import attends_to_calls, brings
+from lit_cartridges.readable import unwrapped
+from lit_cartridges.readers import LayerCall
+from lit_cartridges.reading import refuse_extras
 
 
 class CascadeReading:
-    """One forward call's reading of a cascade. What all layers of a shape have in common is made once."""
+    """One forward call's reading of a cascade (see `CallReader`). What layers of one shape share is made once."""
+
+    unrotated = True
 
     def __init__(self, cache: CascadingCache, rotation: Rotation) -> None:
         self.cache, self.rotation = cache, rotation
+        cache.is_being_read = True
         self._real: Tensor | None = None
         self._steps: dict[tuple[CascadeShape, int], CascadeStep] = {}
 
-    def read(
-        self,
-        layer: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        real: Tensor | None,
-        scale: float,
-        window: int | None,
-    ) -> Tensor:
-        """Stride by stride: attend, update the scores, insert. Output [R, heads, q, head_dim]."""
-        part, rotate = self.cache.layers[layer], partial(self.rotation.rotate, layer)
+    def end(self) -> None:
+        """See `CallReader`."""
+        self.cache.is_being_read = False
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: LayerCall) -> Tensor:
+        """Stride by stride: attend, update the scores, insert. Output [R, heads, q, head_dim]; nothing is rotated yet."""
+        refuse_extras(call)
+        if call.real is not None and call.real.shape[1] != query.shape[2]:
+            raise ValueError(
+                f"attention_mask has shape {tuple(call.real.shape)} for {query.shape[2]} new tokens; a model that reads a "
+                "cascade takes [batch, tokens] of the new tokens, or of all tokens so far"
+            )
+        part, rotate = self.cache.layers[call.layer], partial(self.rotation.rotate, call.layer)
         out = []
         for start in range(0, query.shape[2], self.cache.stride_tokens):
             stride = slice(start, start + self.cache.stride_tokens)
-            step = self._step(part, start, stride, key, real)
+            step = self._step(part, start, stride, key, call.real)
             tensors = (x[:, :, stride] for x in (query, key, value))
-            out.append(part.read(*tensors, step=step, rotate=rotate, scale=scale, window=window))
+            out.append(part.read(*tensors, step=step, rotate=rotate, scale=call.scale, window=call.window))
         return out[0] if len(out) == 1 else torch.cat(out, dim=2)
 
     def _step(
@@ -66,9 +72,31 @@ class CascadeReading:
         return self._steps[id_]
 
 
+class CascadeReader:
+    """Reads what each call is given as its cache (see `Reader`)."""
+
+    def __init__(self, rotation: Rotation, model_name: str) -> None:
+        self.rotation, self.model_name = rotation, model_name
+
+    def begin(self, keywords: dict[str, Any]) -> CascadeReading:
+        """See `Reader`."""
+        cache = cache_among(keywords)
+        if not isinstance(cache, CascadingCache):
+            raise ValueError(
+                f"{CACHE_NAME} is a {type(cache).__name__}; inside reads_cascades(model) every call takes "
+                f"{CACHE_NAME}=CascadingCache(...)"
+            )
+        if len(cache.layers) != len(self.rotation.rotated):
+            raise ValueError(
+                f"the cascade has {len(cache.layers)} layers and {self.model_name} has {len(self.rotation.rotated)}; make it "
+                "from this model's config"
+            )
+        return CascadeReading(cache, self.rotation)
+
+
 @contextmanager
-def reads_cascades(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, ``model`` takes a `CascadingCache` as ``past_key_values``, in forward calls and in ``model.generate``.
+def reads_cascades(model: Any) -> Iterator[None]:
+    """Inside, ``model`` takes a `CascadingCache` as its cache, in this thread's forward calls and in ``model.generate``.
 
     The model's attention function, its rotation and its forward calls are its own again afterwards. ``position_ids`` mean
     nothing inside: the cascade gives every token its position.
@@ -76,37 +104,8 @@ def reads_cascades(model: PreTrainedModel) -> Iterator[None]:
     Raises:
         ValueError: the model's positions are not rotary (see `Rotation`); inside, a forward call without a cascade.
     """
-    if model.config._attn_implementation == NAME:
-        yield
-        return
+    model = unwrapped(model)
     rotation = Rotation.of(model)
-
-    def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        cache = kwargs.get("past_key_values")
-        if not isinstance(cache, CascadingCache):
-            raise ValueError(
-                f"past_key_values is a {type(cache).__name__}; inside reads_cascades(model) every call takes "
-                "past_key_values=CascadingCache(...)"
-            )
-        if len(cache.layers) != len(rotation.rotated):
-            raise ValueError(
-                f"the cascade has {len(cache.layers)} layers and {type(model).__name__} has {len(rotation.rotated)}; make it "
-                "from this model's config"
-            )
-        cache.is_being_read = True
-        return args, kwargs | {"cascade": CascadeReading(cache, rotation)}
-
-    def end(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        cache = kwargs.get("past_key_values")
-        if isinstance(cache, CascadingCache):
-            cache.is_being_read = False
-
-    with attends_by(model, NAME), rotation.suspended():
-        base = model.base_model
-        before = base.register_forward_pre_hook(begin, with_kwargs=True)
-        after = base.register_forward_hook(end, with_kwargs=True, always_call=True)
-        try:
-            yield
-        finally:
-            before.remove()
-            after.remove()
+    reader = CascadeReader(rotation, type(model).__name__)
+    with attends_to_calls(model), rotation.left_to_readers(), brings(model, reader):
+        yield

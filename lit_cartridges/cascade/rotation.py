@@ -23,8 +23,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lit_cartridges.attention import attends_by
-from lit_cartridges.cascade.attention import NAME
+from lit_cartridges.model_calls import attends_to_calls, running_reader
+from lit_cartridges.readable import require_readable, text_model
+from lit_cartridges.readers import LayerCall
 
 _TOLERANCE = 0.01  # of the largest entry of a key; a key at a wrong position is off by many times that
 _known: WeakKeyDictionary[PreTrainedModel, tuple[bool, ...]] = WeakKeyDictionary()
@@ -38,13 +39,15 @@ class Rotation:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        rotary = getattr(model.base_model, "rotary_emb", None)
-        function = getattr(sys.modules[type(model.base_model).__module__], "apply_rotary_pos_emb", None)
+        inner = text_model(model)
+        rotary = getattr(inner, "rotary_emb", None)
+        function = getattr(sys.modules[type(inner).__module__], "apply_rotary_pos_emb", None)
         if not isinstance(rotary, nn.Module) or function is None or not model._can_set_attn_implementation():
             raise ValueError(
                 f"{type(model).__name__} has no rotary position embedding that can be re-indexed, so it cannot read a "
                 "cascade; choose a RoPE model that uses transformers' attention interface (Llama, Qwen, Mistral, Phi, …)"
             )
+        require_readable(model.config, type(model))
         self._rotary: Any = rotary
         self._function: Any = function
         text = model.config.get_text_config()
@@ -92,18 +95,24 @@ class Rotation:
         return self._tables[kind][1:]
 
     @contextmanager
-    def suspended(self) -> Iterator[None]:
-        """Inside, the model itself neither rotates nor scales its queries and keys."""
+    def left_to_readers(self) -> Iterator[None]:
+        """Inside, the model neither rotates nor scales its queries and keys in calls whose reader wants them without."""
 
-        def forget_positions(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        def unrotated() -> bool:
+            reader = running_reader()
+            return reader is not None and reader.unrotated
+
+        def forget_positions(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+            if not unrotated():
+                return None
             # Dynamic scalings grow with the largest position they are shown; the stream's has no end.
             args = tuple(torch.zeros_like(x) if i == 1 else x for i, x in enumerate(args))
             if "position_ids" in kwargs:
                 kwargs = kwargs | {"position_ids": torch.zeros_like(kwargs["position_ids"])}
             return args, kwargs
 
-        def no_rotation(_: nn.Module, __: tuple, out: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            return torch.ones_like(out[0]), torch.zeros_like(out[1])
+        def no_rotation(_: nn.Module, __: tuple, out: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor] | None:
+            return (torch.ones_like(out[0]), torch.zeros_like(out[1])) if unrotated() else None
 
         before = self._rotary.register_forward_pre_hook(forget_positions, with_kwargs=True)
         after = self._rotary.register_forward_hook(no_rotation)
@@ -117,11 +126,18 @@ class Rotation:
 class _Probe:
     """Reads as if each token could see itself alone, and notes the keys."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, unrotated: bool) -> None:
+        self.unrotated = unrotated
         self.keys: dict[int, Tensor] = {}
 
-    def read(self, layer: int, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
-        self.keys[layer] = key.detach()
+    def begin(self, keywords: dict[str, Any]) -> _Probe:
+        return self
+
+    def end(self) -> None:
+        pass
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: LayerCall) -> Tensor:
+        self.keys[call.layer] = key.detach()
         return value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
 
 
@@ -131,11 +147,10 @@ def _try_out(model: PreTrainedModel, rotation: Rotation) -> tuple[bool, ...]:
     name = type(model).__name__
     ids = torch.zeros(1, 4, dtype=torch.long, device=model.device)
     positions = torch.arange(4, device=model.device)[None]
-    theirs, plain = _Probe(), _Probe()
-    with attends_by(model, NAME):
-        model.base_model(ids, position_ids=positions, use_cache=False, cascade=theirs)
-        with rotation.suspended():
-            model.base_model(ids, position_ids=positions, use_cache=False, cascade=plain)
+    theirs, plain = _Probe(unrotated=False), _Probe(unrotated=True)
+    with attends_to_calls(model), rotation.left_to_readers():
+        for probe in (theirs, plain):
+            model.base_model(ids, position_ids=positions, use_cache=False, reading=probe)
     rotated = []
     for layer in range(len(rotation.rotated)):
         if layer not in plain.keys:

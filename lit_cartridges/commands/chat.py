@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
+from lit_cartridges.attached import AttachedCartridge
 from lit_cartridges.cartridge import Cartridge
-from lit_cartridges.generation import generate
 from lit_cartridges.models import load_model, load_tokenizer
-from lit_cartridges.self_study.renderer import ChatRenderer, user
+from lit_cartridges.self_study.renderer import user
 from lit_cartridges.teachers.conversation import Message
 
 
@@ -32,14 +32,17 @@ def main(args: list[str]) -> None:
     if not name:
         raise ValueError("the cartridge does not name its model; give --model")
     model = load_model(name, dtype=options.dtype, device=options.device)
-    cartridge.require_fit(model)
+    attached = cartridge.attach(model, load_tokenizer(name))
     print(f"{name} with {cartridge.num_tokens} positions in front. /new starts over, an empty line ends.")
-    chat = Chat(model, load_tokenizer(name), cartridge, options)
+    chat = Chat(attached, options)
     while (line := _read_line()) not in ("", "exit"):
         if line == "/new":
             chat.messages.clear()
         else:
-            chat.ask(line)
+            try:
+                chat.ask(line)
+            except ValueError as error:  # of this question alone; the chat goes on
+                print(error)
 
 
 class Chat:
@@ -49,33 +52,42 @@ class Chat:
         options: ``max_new_tokens`` and ``temperature``.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, cartridge: Cartridge, options: Any) -> None:
-        self.model, self.tokenizer, self.cartridge, self.options = model, tokenizer, cartridge, options
-        self.renderer = ChatRenderer(tokenizer)
+    def __init__(self, attached: AttachedCartridge, options: Any) -> None:
+        self.attached, self.options = attached, options
         self.messages: list[Message] = []
 
     def ask(self, question: str) -> str:
         """Print the answer as it comes, and return it."""
         self.messages.append(user(question))
-        prompt = torch.tensor([self.renderer.prompt_ids(self.messages)], device=self.model.device)
+        self._make_room()
         sampling = (
             {"do_sample": True, "temperature": self.options.temperature} if self.options.temperature else {}
         )
-        stops = list(self.renderer.stop_token_ids(self.model.generation_config))
-        output = generate(
-            self.model,
-            self.cartridge,
-            prompt,
-            max_new_tokens=self.options.max_new_tokens,
-            eos_token_id=stops,
-            pad_token_id=stops[0],
-            streamer=TextStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True),
-            **({"do_sample": False} | sampling),
-        )
-        reply = output[0, prompt.shape[1] :].cpu().numpy()
-        text = self.renderer.text(reply)
+        try:
+            reply = self.attached.reply_ids(
+                self.messages,
+                max_new_tokens=self.options.max_new_tokens,
+                streamer=TextStreamer(self.attached.tokenizer, skip_prompt=True, skip_special_tokens=True),
+                **sampling,
+            ).numpy()
+        except ValueError:
+            self.messages.pop()
+            raise
+        text = self.attached.renderer.text(reply)
         self.messages.append(Message("assistant", text, reply))
         return text
+
+    def _make_room(self) -> None:
+        """Drop the oldest questions with their answers while the chat leaves no room for a whole answer."""
+        dropped = 0
+        while len(self.messages) > 1:
+            room = self.attached.room(self.messages)
+            if room is None or room >= self.options.max_new_tokens:
+                break
+            del self.messages[:2]
+            dropped += 1
+        if dropped:
+            print(f"(the chat outgrew the model's positions: {dropped} of the oldest questions forgotten)")
 
 
 def _read_line() -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.cascade import CascadingCache, cascade_prefill, reads_cascades
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.evals.system import System, TokenIds
@@ -57,7 +58,7 @@ class CascadeSystem(System):
             return model.generate(
                 input_ids,
                 attention_mask=torch.cat([seen, attention_mask], dim=1),
-                past_key_values=cache,
+                **cache_argument(cache),
                 **options,
             )
 
@@ -66,7 +67,9 @@ class CascadeSystem(System):
         ids, mask = left_padded(sequences, 0, model.device)
         base: Any = model.base_model
         with reads_cascades(model):
-            out = base(ids, attention_mask=mask, past_key_values=self._copies(len(sequences)), use_cache=True)
+            out = base(
+                ids, attention_mask=mask, **cache_argument(self._copies(len(sequences))), use_cache=True
+            )
         return out.last_hidden_state[mask.bool()]
 
     def _copies(self, rows: int) -> CascadingCache:

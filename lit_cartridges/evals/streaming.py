@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.cascade import streamed_logprobs
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.evals.cascade_system import CASCADE, STREAMING_LLM
@@ -142,7 +143,7 @@ def dense_logprobs(model: Any, input_ids: Tensor, *, stride_tokens: int) -> Tens
     columns, cache = [], DynamicCache(config=model.config)
     for start in range(0, input_ids.shape[1] - 1, stride_tokens):
         stop = start + stride_tokens
-        logits = model(input_ids[:, start:stop], past_key_values=cache, use_cache=True).logits
+        logits = model(input_ids[:, start:stop], **cache_argument(cache), use_cache=True).logits
         columns.append(_picked(logits, input_ids[:, start + 1 : stop + 1]))
     return torch.cat(columns, dim=1)
 

@@ -70,8 +70,6 @@ class System:
 
     def generate(self, model: Any, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
         """``model.generate`` of left-padded prompts [rows, tokens] behind what was read; prompts included."""
-        if self.keys is None or self.values is None:
-            return model.generate(input_ids, attention_mask=attention_mask, **options)
         return generate_from_prefix(
             model, self.keys, self.values, input_ids, attention_mask, biases=self.biases, **options
         )

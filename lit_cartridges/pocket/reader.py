@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from lit_cartridges.cache_argument import cache_argument
+
 
 class Reader:
     """A model with its tokenizer that replies to many messages about one text.
@@ -33,7 +35,7 @@ class Reader:
         head = "<bos>" if text is None else f"<bos> <system> {text}"
         context = torch.tensor([self._encode(head)])
         cache = DynamicCache(config=self.model.config)
-        self.model(context, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self.model(context, **cache_argument(cache), use_cache=True, logits_to_keep=1)
         cache.batch_repeat_interleave(len(messages))
         ids, mask, positions = self._left_padded(messages, context.shape[1])
         replies: list[list[int]] = [[] for _ in messages]
@@ -43,7 +45,7 @@ class Reader:
                 ids,
                 attention_mask=mask,
                 position_ids=positions,
-                past_key_values=cache,
+                **cache_argument(cache),
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lit_cartridges.attention import reads_prefixes
+from lit_cartridges.model_calls import attends_to_calls
+from lit_cartridges.reading import Reading
 
 _FAILED = -1
 
@@ -85,8 +86,8 @@ class LockStep:
         token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         self._idling = True
         try:
-            with reads_prefixes(model):
-                model.base_model(token, position_ids=token, use_cache=False)
+            with attends_to_calls(model):
+                model.base_model(token, position_ids=token, use_cache=False, reading=Reading())
         finally:
             self._idling = False
 

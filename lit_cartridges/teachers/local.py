@@ -146,11 +146,8 @@ class LocalTeacher(Teacher):
             ),
             "logits_processor": processors,
         }
-        if context:
-            keys, values = self._read(context, streamed)
-            sequences = generate_from_prefix(model, keys, values, ids, mask, **options)
-        else:
-            sequences = model.generate(ids, attention_mask=mask, **options)
+        keys, values = self._read(context, streamed) if context else (None, None)
+        sequences = generate_from_prefix(model, keys, values, ids, mask, **options)
         return _completions(sequences[:, longest:].cpu().numpy(), self.stop_token_ids, recorder, min_mass)
 
     def _bound(self) -> PreTrainedModel:

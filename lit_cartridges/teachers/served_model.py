@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lit_cartridges.attention import Reading, reads_prefixes
 from lit_cartridges.teachers.server_reply import Asked
 from lit_cartridges.teachers.teacher import Completion, TeacherError
 
@@ -106,6 +107,8 @@ def _difference(completions: Sequence[Completion], logprobs: NDArray[np.float32]
 @torch.no_grad()
 def _next_token_logprobs(model: Any, ids: Sequence[int]) -> NDArray[np.float32]:
     """After each of the prefixes: [prefixes, vocabulary]."""
-    logits = model(torch.tensor([ids], device=model.device), use_cache=False).logits
+    with reads_prefixes(model):
+        given = torch.tensor([ids], device=model.device)
+        logits = model(given, use_cache=False, reading=Reading()).logits
     rows = logits[0, [n - 1 for n in _PREFIX_TOKENS]].float().log_softmax(-1)
     return np.asarray(rows.cpu().numpy(), dtype=np.float32)

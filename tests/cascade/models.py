@@ -7,6 +7,7 @@ from functools import cache
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.cascade import CascadingCache, reads_cascades
 from tests.tiny_models import VOCAB
 
@@ -61,5 +62,5 @@ def read(
         for start in range(0, ids.shape[1], stride):
             part = slice(start, start + stride)
             seen = None if mask is None else mask[:, part]
-            out.append(model(ids[:, part], attention_mask=seen, past_key_values=cache).logits)
+            out.append(model(ids[:, part], attention_mask=seen, **cache_argument(cache)).logits)
     return torch.cat(out, dim=1)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lit_cartridges.attention import reading_prefix
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.cascade import CascadeFileError, CascadingCache, cascade_prefill, reads_cascades
 from tests.cascade.models import dense, one_layer, random_model, tokens
 
@@ -24,7 +25,7 @@ def cascade(model, **options) -> CascadingCache:
 @torch.no_grad()
 def read(model, cache: CascadingCache, ids: torch.Tensor) -> torch.Tensor:
     with reads_cascades(model):
-        return model(ids, past_key_values=cache).logits
+        return model(ids, **cache_argument(cache)).logits
 
 
 def generated(model, ids, cache=None, **options) -> list:
@@ -32,7 +33,7 @@ def generated(model, ids, cache=None, **options) -> list:
     if cache is None:
         return model.generate(ids, **options).tolist()
     with reads_cascades(model):
-        return model.generate(ids, past_key_values=cache, **options).tolist()
+        return model.generate(ids, **cache_argument(cache), **options).tolist()
 
 
 def tensors(cache: CascadingCache) -> list[torch.Tensor]:
@@ -87,7 +88,7 @@ def test_choosing_a_short_row_frees_the_columns_of_the_long_one(llama):
     cache, ids = cascade(llama), tokens(2, 16)
     mask = torch.arange(16)[None] >= torch.tensor([[0], [10]])
     with torch.no_grad(), reads_cascades(llama):
-        llama(ids, attention_mask=mask, past_key_values=cache)
+        llama(ids, attention_mask=mask, **cache_argument(cache))
     cache.batch_select_indices(torch.tensor([1]))
     assert cache.layers[0].keys.shape[2] == 6
     more = tokens(1, 4, seed=3)
@@ -144,7 +145,7 @@ def test_saved_and_loaded_goes_on_as_if_nothing_had_happened(llama, tmp_path, sh
     cache = cascade(llama, cascades=[2, 3], shared_heads=shared, head_reduction="median", ema_factor=0.9)
     mask = torch.arange(40)[None] >= torch.tensor([[0], [7]])
     with torch.no_grad(), reads_cascades(llama):
-        llama(tokens(2, 40), attention_mask=mask, past_key_values=cache)
+        llama(tokens(2, 40), attention_mask=mask, **cache_argument(cache))
     loaded = CascadingCache.load(cache.save(tmp_path / "deep" / "cascade.safetensors"), config=llama.config)
     assert loaded.settings() == cache.settings() and loaded.get_seq_length() == 40
     assert all(torch.equal(x, y) for x, y in zip(tensors(cache), tensors(loaded), strict=True))

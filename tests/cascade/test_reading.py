@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lit_cartridges.cache_argument import CACHE_NAME, cache_argument
 from lit_cartridges.cascade import CascadingCache, cascade_prefill, reads_cascades, streamed_logprobs
 from lit_cartridges.cascade.chunk_attention import BLOCK_ELEMENTS
 from tests.cascade.models import dense, one_layer, random_model, read, tokens
@@ -243,7 +244,7 @@ def test_the_model_is_its_own_again(llama):
     expected = dense(llama, ids)
     cache = CascadingCache(config=llama.config, total_tokens=12, stride_tokens=8)
     with pytest.raises(KeyError), reads_cascades(llama):
-        llama(ids, past_key_values=cache)
+        llama(ids, **cache_argument(cache))
         raise KeyError
     assert llama.config._attn_implementation == before
     assert not llama.base_model._forward_hooks and not llama.base_model._forward_pre_hooks
@@ -254,15 +255,15 @@ def test_the_model_is_its_own_again(llama):
 def test_calls_that_cannot_be_read_are_refused(llama):
     ids, cache = tokens(1, 5), CascadingCache(config=llama.config, total_tokens=12, stride_tokens=8)
     with pytest.raises(RuntimeError, match="inside `with reads_cascades"):
-        llama(ids, past_key_values=cache)
+        llama(ids, **cache_argument(cache))
     with reads_cascades(llama):
-        with pytest.raises(ValueError, match="past_key_values is a NoneType"):
+        with pytest.raises(ValueError, match=f"{CACHE_NAME} is a NoneType"):
             llama(ids, use_cache=False)
-        llama(ids, past_key_values=cache)
+        llama(ids, **cache_argument(cache))
         with pytest.raises(ValueError, match="holds 1 rows and the input has 2"):
-            llama(tokens(2, 5), past_key_values=cache)
+            llama(tokens(2, 5), **cache_argument(cache))
         with pytest.raises(ValueError, match=r"attention_mask has shape \(1, 3\) for 5 new tokens"):
-            llama(ids, attention_mask=torch.tensor([[0, 1, 1]]), past_key_values=cache)
+            llama(ids, attention_mask=torch.tensor([[0, 1, 1]]), **cache_argument(cache))
     other = CascadingCache(config=one_layer(2).config, total_tokens=12, stride_tokens=8)
     with pytest.raises(ValueError, match="has 1 layers and LlamaForCausalLM has 2"):
         read(llama, other, ids)

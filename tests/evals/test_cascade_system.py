@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.cascade import CascadingCache, cascade_prefill, reads_cascades
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.evals.cascade_system import CASCADE, STREAMING_LLM, streamed
@@ -58,12 +59,12 @@ def naive(model, cache: CascadingCache, question) -> tuple[str, list[float]]:
     with reads_cascades(model):
         writing, reply, new = copy.deepcopy(cache), [], prompt
         while len(reply) < NEW:
-            reply.append(int(model(torch.tensor([new]), past_key_values=writing).logits[0, -1].argmax()))
+            reply.append(int(model(torch.tensor([new]), **cache_argument(writing)).logits[0, -1].argmax()))
             new = reply[-1:]
             if reply[-1] == renderer.tokenizer.eos_token_id:
                 reply.pop()
                 break
-        logits = model(torch.tensor([prompt + answer[:-1]]), past_key_values=copy.deepcopy(cache)).logits[0]
+        logits = model(torch.tensor([prompt + answer[:-1]]), **cache_argument(copy.deepcopy(cache))).logits[0]
     scores = logits[-len(answer) :].log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0]
     return renderer.tokenizer.decode(reply, skip_special_tokens=True).strip(), scores.tolist()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.init import InitContext
 from lit_cartridges.self_study.renderer import ChatRenderer
 from tests.tiny_run import FIRST_WORD, tokenizer
@@ -32,7 +33,7 @@ def naive_prefill(model: Any, ids: list[int]) -> list[torch.Tensor]:
     from transformers import DynamicCache
 
     cache = DynamicCache()
-    model(torch.tensor([ids]), past_key_values=cache, use_cache=True)
+    model(torch.tensor([ids]), **cache_argument(cache), use_cache=True)
     return [getattr(layer, side)[0] for side in ("keys", "values") for layer in cache.layers]
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.init.important_tokens import ImportantTokens
 from lit_cartridges.rotary import Rotary
 from tests.init.reference_texts import (
@@ -50,7 +51,7 @@ def attention_received(model, context, conversations):
             for layer in model.model.layers
         ]
         with torch.no_grad():
-            model(ids, past_key_values=cache)
+            model(ids, **cache_argument(cache))
         for hook in hooks:
             hook.remove()
         scores = []

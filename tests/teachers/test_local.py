@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.cascade import cascade_prefill
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.teachers.local import LocalTeacher
@@ -122,7 +123,7 @@ def test_a_chunk_beyond_the_context_is_answered_from_what_a_cascade_keeps_of_it(
         for _ in completion.token_ids:
             past = kept.as_cache(batch_size=1)
             with torch.no_grad():
-                logits = llama(torch.tensor([prompt + replies]), past_key_values=past).logits[0, -1]
+                logits = llama(torch.tensor([prompt + replies]), **cache_argument(past)).logits[0, -1]
             replies.append(int(logits.argmax()))
         assert completion.token_ids.tolist() == replies
         assert completion.top_logprobs.shape == (len(replies), 5)
@@ -187,7 +188,7 @@ def test_the_chunk_is_read_in_full_behind_what_a_cascade_kept_of_the_corpus(name
         for _ in completion.token_ids:
             with torch.no_grad():
                 ids = torch.tensor([chunk + prompt + replies])
-                logits = model(ids, past_key_values=kept.as_cache(batch_size=1)).logits[0, -1]
+                logits = model(ids, **cache_argument(kept.as_cache(batch_size=1))).logits[0, -1]
             replies.append(int(logits.argmax()))
         assert completion.token_ids.tolist() == replies
 

@@ -1,0 +1,186 @@
+"""A model with a cartridge in front of it, to be used as a model: `Cartridge.attach(model, tokenizer)`.
+
+    chat = cartridge.attach(model, tokenizer)
+    chat.chat("Who signs for the tenant?")                        # or a list of {"role": …, "content": …}
+    chat.generate(**tokenizer(prompt, return_tensors="pt"))       # as model.generate
+    chat.pipeline(max_new_tokens=200)([{"role": "user", "content": "…"}])
+    transformers.pipeline("text-generation", model=chat, tokenizer=tokenizer)
+
+The chat template, the positions and the mask are seen to here. The cartridge stands in the place of the system message that
+held the corpus, so that a chat goes on from there: with no beginning of its own and no other system message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import TextGenerationPipeline
+
+from lit_cartridges.generation import generate
+from lit_cartridges.position_limit import max_positions
+from lit_cartridges.prefixed_cache import left_padded
+from lit_cartridges.readable import unwrapped
+from lit_cartridges.self_check import require_exact_reading
+from lit_cartridges.self_study.renderer import ChatRenderer, RendererError, user
+from lit_cartridges.teachers.conversation import Message
+
+if TYPE_CHECKING:
+    from lit_cartridges.cartridge import Cartridge
+
+ChatMessages = Sequence[Mapping[str, str]]
+
+
+class AttachedCartridge:
+    """Generates from ``cartridge``; for all else it is ``model``, whose attributes it has.
+
+    Threads may share one, and several of one model may be used at the same time.
+
+    Raises:
+        ValueError: the cartridge was made for a model of another shape, or the model cannot read one exactly.
+    """
+
+    def __init__(self, cartridge: Cartridge, model: Any, tokenizer: Any, **renderer_options: Any) -> None:
+        self.model, self.tokenizer, self.cartridge = unwrapped(model), tokenizer, cartridge
+        cartridge.require_fit(self.model)
+        require_exact_reading(self.model)
+        self.renderer = ChatRenderer(tokenizer, **renderer_options)
+        self._bare_opening = _opening(self.renderer.bare_prompt_ids)
+        self._opening = _opening(self.renderer.prompt_ids)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "model":  # not there yet, while being copied or unpickled
+            raise AttributeError(name)
+        return getattr(self.model, name)
+
+    # What looks at the class, as pipelines do, finds the model's.
+    __class__ = property(lambda self: type(self.model))  # type: ignore[assignment]
+
+    def generate(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **options: Any
+    ) -> Any:
+        """As ``model.generate``, behind the cartridge (see `generation.generate`).
+
+        A prompt that is a chat from its beginning, as ``tokenizer.apply_chat_template`` makes it, is read as going on from the
+        cartridge.
+
+        Raises:
+            ValueError: a chat with a system message, in whose place the cartridge stands.
+        """
+        input_ids = options.pop("inputs", None) if input_ids is None else input_ids
+        if input_ids is None:
+            raise ValueError("input_ids is missing: a cartridge answers a prompt of at least one token")
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        rows = [row[real.bool()].tolist() for row, real in zip(input_ids, attention_mask, strict=True)]
+        continued = [self._continued(row) for row in rows]
+        if continued == rows:
+            return generate(self.model, self.cartridge, input_ids, attention_mask, **options)
+        ids, mask = left_padded(continued, int(input_ids[0, 0]), input_ids.device)
+        out = generate(self.model, self.cartridge, ids, mask, **options)
+        written = out if isinstance(out, Tensor) else out.sequences
+        asked = input_ids.repeat_interleave(len(written) // len(input_ids), dim=0)
+        whole = torch.cat([asked, written[:, ids.shape[1] :]], dim=1)
+        if isinstance(out, Tensor):
+            return whole
+        out.sequences = whole
+        return out
+
+    def chat(self, prompt: str | ChatMessages, *, max_new_tokens: int = 512, **options: Any) -> str:
+        """The answer to a question, or to the last of a chat's messages, which go user, assistant, …, user.
+
+        Args:
+            max_new_tokens: of the answer; fewer where the model has no positions for as many.
+            options: anything `model.generate` takes; greedy unless ``do_sample=True``.
+
+        Raises:
+            ValueError: other roles or another order; no position is left for an answer.
+        """
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        ids = self.reply_ids(self.messages(messages), max_new_tokens=max_new_tokens, **options)
+        return self.renderer.text(ids.numpy())
+
+    def messages(self, messages: ChatMessages) -> list[Message]:
+        """A chat as the renderer takes it."""
+        known = []
+        for message in messages:
+            role, content = message["role"], message["content"]
+            if role not in ("user", "assistant") or not isinstance(content, str):
+                raise RendererError(
+                    f"a message of role {role!r}: behind a cartridge, which stands in the place of the system message, a chat "
+                    "has user and assistant messages of text"
+                )
+            ids = self.renderer.answer_ids(content) if role == "assistant" else []
+            known.append(Message(role, content, np.asarray(ids, dtype=np.int32)))
+        return known
+
+    def reply_ids(self, messages: Sequence[Message], *, max_new_tokens: int, **options: Any) -> Tensor:
+        """int64 [tokens] of the answer to ``messages``, its end token included."""
+        prompt = self.renderer.prompt_ids(messages)
+        room = self.room(messages)
+        if room is not None and room < 1:
+            raise ValueError(
+                f"the cartridge's {self.cartridge.num_tokens} positions and a chat of {len(prompt)} tokens leave no room for an "
+                f"answer: the model has max_position_embeddings={max_positions(self.model.config)}; shorten the chat"
+            )
+        stops = list(self.renderer.stop_token_ids(self.model.generation_config))
+        given = {
+            "do_sample": False,
+            "eos_token_id": stops,
+            "pad_token_id": stops[0] if stops else 0,
+            **options,
+        }
+        ids = torch.tensor([prompt], device=self.model.device)
+        out = generate(
+            self.model,
+            self.cartridge,
+            ids,
+            max_new_tokens=max_new_tokens if room is None else min(max_new_tokens, room),
+            **given,
+        )
+        return (out if isinstance(out, Tensor) else out.sequences)[0, len(prompt) :].cpu()
+
+    def room(self, messages: Sequence[Message]) -> int | None:
+        """Positions left for an answer to ``messages``; None where the model names no limit."""
+        limit = max_positions(self.model.config)
+        used = self.cartridge.num_tokens + len(self.renderer.prompt_ids(messages))
+        return None if limit is None else limit - used
+
+    def pipeline(self, **options: Any) -> TextGenerationPipeline:
+        """Transformers' text-generation pipeline; ``options`` are its own, such as ``max_new_tokens``."""
+        return _Pipeline(
+            model=self, tokenizer=self.tokenizer, task="text-generation", device=self.model.device, **options
+        )
+
+    def _continued(self, ids: list[int]) -> list[int]:
+        """A whole chat's tokens as they go on from the cartridge; other tokens as they are."""
+        if self._bare_opening and ids[: len(self._bare_opening)] == self._bare_opening:
+            return self._opening + ids[len(self._bare_opening) :]
+        head = self.renderer.context_ids([])
+        if len(head) > 1 and ids[: len(head)] == head:
+            raise RendererError(
+                "the chat has a system message, and the cartridge stands in its place; leave the system message out"
+            )
+        return ids
+
+
+def _opening(render: Callable[[Sequence[Message]], list[int]]) -> list[int]:
+    """The tokens before a first message, whatever its text is."""
+    first, *others = (render([user(text)]) for text in ("a", "1", "<", "\n"))
+    shared = (i for i, ids in enumerate(zip(first, *others, strict=False)) if len(set(ids)) > 1)
+    return first[: next(shared, 0)]
+
+
+class _Pipeline(TextGenerationPipeline):
+    """Renders chats as the cartridge's own renderer does, so that a special token's name in a message stays text."""
+
+    def preprocess(self, prompt_text: Any, *args: Any, **options: Any) -> Any:
+        chat = getattr(prompt_text, "messages", None)
+        if chat is None:
+            return super().preprocess(prompt_text, *args, **options)
+        attached: AttachedCartridge = self.model  # type: ignore[assignment]
+        ids = torch.tensor([attached.renderer.prompt_ids(attached.messages(chat))])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "prompt_text": prompt_text}
