@@ -23,6 +23,7 @@ from lit_cartridges.callbacks import CartridgeCheckpoint, StepProgress, Throughp
 from lit_cartridges.checkpoint_files import LAST, problem, resume_path, set_aside
 from lit_cartridges.data import SelfStudyDataModule
 from lit_cartridges.module import LitCartridge
+from lit_cartridges.terminal import printable_line
 
 
 class SaveConfig(SaveConfigCallback):
@@ -157,7 +158,7 @@ class CartridgeCLI(LightningCLI):
         checkpoints = (self._checkpoint.folder or Path(self.trainer.default_root_dir)) / "checkpoints"
         path = resume_path(checkpoints, tell=print if first else lambda _: None)
         if path is not None and first:
-            print(f"going on from {path} (--resume never starts anew)")
+            print(printable_line(f"going on from {path} (--resume never starts anew)"))
             if training and path.name != LAST:
                 set_aside(checkpoints)
         return path

@@ -19,6 +19,7 @@ from lit_cartridges.evals.task import EvalError
 from lit_cartridges.models import load_config, load_model, load_tokenizer
 from lit_cartridges.self_study.corpus import Corpus, open_corpus
 from lit_cartridges.self_study.renderer import ChatRenderer
+from lit_cartridges.terminal import printable
 from lit_cartridges.text import text_ids
 
 _CASCADE = CascadeOptions()
@@ -77,7 +78,7 @@ def perplexity_command(
                 )
             )
         except ContextTooLong as error:
-            print(f"left out {error}")
+            print(printable(f"left out {error}"))
     if results:
         print(_table(results))
     if out is not None:
