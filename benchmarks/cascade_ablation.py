@@ -28,13 +28,13 @@ from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.evals.cascade_system import CASCADE, CascadeSystem
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.passkey import passkey_cell
-from lit_cartridges.init.token_strategy import encoded
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.pocket.passkey import PocketPasskey
 from lit_cartridges.pocket.task import PocketQuestions
 from lit_cartridges.pocket.vocabulary import ATTRIBUTE_OF, KIND_OF
 from lit_cartridges.pocket.world import Corpus, World
 from lit_cartridges.self_study.renderer import ChatRenderer
+from lit_cartridges.text import text_ids
 
 POCKET = "package:lit_cartridges.pocket/model"
 KINDS = ("stated", "restated near", "restated far", "same name", "other name", "other")
@@ -101,7 +101,7 @@ def _bench(args: Any) -> _Bench:
     rows, kinds = [], []
     for document in range(args.documents):
         corpus = World(_seed(args, document), held_out=True).corpus(length + 16)
-        rows.append((opening + encoded(renderer.tokenizer, corpus.text))[:length])
+        rows.append((opening + text_ids(renderer.tokenizer, corpus.text))[:length])
         kinds.append(([KINDS.index("other")] * len(opening) + _kinds(corpus, far))[:length])
     model = load_model(POCKET, dtype="float32", device=args.device)
     return _Bench(
@@ -159,7 +159,7 @@ def _questions(args: Any, bench: _Bench, variant: Variant) -> float:
         task = PocketQuestions(
             seed=_seed(args, 500 + index), num_tokens=4 * args.total_tokens, num_questions=25
         )
-        ids = encoded(bench.renderer.tokenizer, task.corpus.pocket_text.text)
+        ids = text_ids(bench.renderer.tokenizer, task.corpus.pocket_text.text)
         cache = variant.new_cache(bench.model.config)
         cascade_prefill(
             bench.model, cache, torch.tensor([bench.renderer.context_ids(ids)], device=args.device)

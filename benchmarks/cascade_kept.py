@@ -23,11 +23,11 @@ from benchmarks.cascade_ablation import POCKET
 from lit_cartridges.cascade import cascade_prefill
 from lit_cartridges.cascade.cascade_layer import CascadeLayer
 from lit_cartridges.cascade.options import CascadeOptions
-from lit_cartridges.init.token_strategy import encoded
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.pocket.vocabulary import ATTRIBUTE_OF, KIND_OF
 from lit_cartridges.pocket.world import Corpus, World
 from lit_cartridges.self_study.renderer import ChatRenderer
+from lit_cartridges.text import text_ids
 
 KINDS = ("name", "value", "full stop", "other")
 
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         for document in range(args.documents):
             corpus = World(20_000 + 1_000 * args.seed + document, held_out=True).corpus(4 * args.total_tokens)
             opening = renderer.context_ids([])
-            ids = torch.tensor([opening + encoded(renderer.tokenizer, corpus.text)], device=args.device)
+            ids = torch.tensor([opening + text_ids(renderer.tokenizer, corpus.text)], device=args.device)
             cache = variant.new_cache(model.config)
             with notes_ids(model):
                 cascade_prefill(model, cache, ids)

@@ -8,6 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 
 from lit_cartridges.steady_bar import SteadyBar
+from lit_cartridges.terminal import printable
 
 
 class StepProgress(ProgressBar):
@@ -64,7 +65,7 @@ class StepProgress(ProgressBar):
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print above the bar."""
-        (self._bar.write if self._bar is not None else print)(" ".join(str(arg) for arg in args))
+        (self._bar.write if self._bar is not None else print)(printable(" ".join(map(str, args))))
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -32,6 +32,7 @@ from lit_cartridges.cartridge_description import (
     tensors_sha256,
 )
 from lit_cartridges.file_content import one_line
+from lit_cartridges.model_card import model_card
 
 if TYPE_CHECKING:
     from lit_cartridges.cartridge import Cartridge
@@ -157,6 +158,7 @@ def push_cartridge(cartridge: Cartridge, repo_id: str, **hub: Any) -> str:
     api.create_repo(repo_id, exist_ok=True, private=hub.pop("private", None))
     with TemporaryDirectory() as folder:
         save_cartridge(cartridge, Path(folder))
+        write_atomically(Path(folder) / CARD, model_card(describe(cartridge), place=repo_id).encode())
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **hub))
 
 
@@ -169,34 +171,3 @@ def describe(cartridge: Cartridge) -> dict[str, Any]:
         "num_layers": cartridge.num_layers,
         "provenance": asdict(cartridge.provenance),
     }
-
-
-def model_card(description: dict[str, Any]) -> str:
-    """A Hub model card: what the cartridge stands for and how to load it."""
-    known = description["provenance"]
-    base = known["base_model"]
-    header = ["---", "library_name: lit_cartridges", "tags: [cartridge, kv-cache]"]
-    header += [f"base_model: {base}"] if base and not base.startswith(("/", ".", "package:")) else []
-    biases = "" if description["format_version"] == VERSION_WITHOUT_BIASES else ", a bias per key"
-    loss = "" if known["loss"] is None else f", last loss {known['loss']:.4f}"
-    return "\n".join(
-        [
-            *header,
-            "---",
-            "# Cartridge",
-            "",
-            f"{description['num_tokens']} positions of keys{biases} and values for `{base or 'an unnamed model'}`, "
-            f"{description['num_frozen_tokens']} of them frozen, that stand in place of a corpus "
-            f"(sha256 `{known['corpus_sha256'] or 'unknown'}`). Init: {known['init'] or 'unknown'}. "
-            f"Trained for {known['steps']} optimizer steps{loss}. Method: arXiv 2506.06266.",
-            "",
-            "```python",
-            "from lit_cartridges import Cartridge",
-            "from lit_cartridges.generation import generate",
-            "",
-            'cartridge = Cartridge.from_pretrained("this folder or repository")',
-            "generate(model, cartridge, **tokenizer(prompt, return_tensors='pt'), max_new_tokens=128)",
-            "```",
-            "",
-        ]
-    )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lit_cartridges.commands import TRAINER_COMMANDS, load_commands
+from lit_cartridges.terminal import guard_terminal, printable
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -44,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> None:
         # Settings that cannot work explain themselves; a traceback would hide the sentence. LIT_CARTRIDGES_DEBUG=1 shows it.
         if "LIT_CARTRIDGES_DEBUG" in os.environ:
             raise
-        print(f"lit-cartridges {argv[0]}: {error}", file=sys.stderr)
+        print(printable(f"lit-cartridges {argv[0]}: {error}"), file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -70,6 +71,7 @@ def _quiet() -> None:
     ):
         warnings.filterwarnings("ignore", message=hint)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    guard_terminal()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

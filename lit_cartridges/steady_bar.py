@@ -11,6 +11,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from lit_cartridges.terminal import printable_line
+
 
 class SteadyBar(tqdm):
     """tqdm's arguments, and its looks."""
@@ -19,3 +21,9 @@ class SteadyBar(tqdm):
         super().__init__(*args, **kwargs)
         self._time = monotonic
         self.start_t = self.last_print_t = monotonic()
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """What tqdm shows, names of others among it."""
+        shown = super().format_dict
+        return shown | {name: printable_line(shown[name] or "") for name in ("prefix", "postfix")}

@@ -6,13 +6,14 @@ import argparse
 from typing import Any
 
 import torch
-from transformers import TextStreamer
 
 from lit_cartridges.attached import AttachedCartridge
 from lit_cartridges.cartridge import Cartridge
+from lit_cartridges.commands.reply_streamer import ReplyStreamer
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.self_study.renderer import user
 from lit_cartridges.teachers.conversation import Message
+from lit_cartridges.terminal import printable, printable_line
 
 
 def main(args: list[str]) -> None:
@@ -33,7 +34,9 @@ def main(args: list[str]) -> None:
         raise ValueError("the cartridge does not name its model; give --model")
     model = load_model(name, dtype=options.dtype, device=options.device)
     attached = cartridge.attach(model, load_tokenizer(name))
-    print(f"{name} with {cartridge.num_tokens} positions in front. /new starts over, an empty line ends.")
+    print(
+        f"{printable_line(name)} with {cartridge.num_tokens} positions in front. /new starts over, an empty line ends."
+    )
     chat = Chat(attached, options)
     while (line := _read_line()) not in ("", "exit"):
         if line == "/new":
@@ -42,7 +45,7 @@ def main(args: list[str]) -> None:
             try:
                 chat.ask(line)
             except ValueError as error:  # of this question alone; the chat goes on
-                print(error)
+                print(printable(error))
 
 
 class Chat:
@@ -67,7 +70,7 @@ class Chat:
             reply = self.attached.reply_ids(
                 self.messages,
                 max_new_tokens=self.options.max_new_tokens,
-                streamer=TextStreamer(self.attached.tokenizer, skip_prompt=True, skip_special_tokens=True),
+                streamer=ReplyStreamer(self.attached.tokenizer),
                 **sampling,
             ).numpy()
         except ValueError:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from lit_cartridges.cartridge import Cartridge
+from lit_cartridges.terminal import printable_line
 
 
 def main(args: list[str]) -> None:
@@ -21,4 +22,4 @@ def main(args: list[str]) -> None:
         [Cartridge.from_pretrained(path) for path in options.cartridges], keep_sinks=options.keep_sinks
     )
     joined.save_pretrained(options.output)
-    print(f"{joined.num_tokens} positions in {options.output}")
+    print(printable_line(f"{joined.num_tokens} positions in {options.output}"))

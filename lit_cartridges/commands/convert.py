@@ -7,6 +7,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from lit_cartridges.terminal import printable, printable_line
+
 
 def main(args: list[str]) -> None:
     """Turn a cartridge from one system's files into another's: ours, PEFT, HazyResearch, Tokasaurus.
@@ -60,10 +62,11 @@ def main(args: list[str]) -> None:
         dtype = DTYPES[options.dtype] if options.dtype else None
         named_format(options.to).write(cartridge, options.output, dtype=dtype, drop_bias=options.drop_bias)
     for warning in told:
-        print(f"note: {warning.message}", file=sys.stderr)
+        print(printable(f"note: {warning.message}"), file=sys.stderr)
     if cartridge.provenance.fingerprint is None:
         print("note: shapes and rotary settings are unchecked; --base-model checks them", file=sys.stderr)
-    print(
+    converted = (
         f"{cartridge.num_tokens} positions ({cartridge.num_frozen_tokens} frozen) of "
         f"{cartridge.provenance.base_model or 'an unnamed model'}, {source.name} → {options.to}, in {options.output}"
     )
+    print(printable_line(converted))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.resources import files
 
+from lit_cartridges.terminal import printable
+
 
 def main(args: list[str]) -> None:
     """List the installed recipes with what each is for."""
@@ -11,4 +13,4 @@ def main(args: list[str]) -> None:
     for recipe in sorted(folder.iterdir(), key=lambda path: path.name):
         if recipe.name.endswith(".yaml"):
             summary = recipe.read_text().splitlines()[0].lstrip("# ")
-            print(f"{recipe}\n    {summary}")
+            print(printable(f"{recipe}\n    {summary}"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lit_cartridges.self_study.recording import Recording
 from lit_cartridges.steady_bar import SteadyBar
+from lit_cartridges.terminal import printable_line
 
 
 def main(args: list[str]) -> None:
@@ -64,5 +65,5 @@ def synthesize(recipe_args: list[str], *, output: Path, num_conversations: int) 
             bar.set_postfix(synthesizer.counts, refresh=False)
     data.teacher.close()
     written = parts.compact(output)
-    print(f"{written} conversations in {output}")
+    print(printable_line(f"{written} conversations in {output}"))
     return written

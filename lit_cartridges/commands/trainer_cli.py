@@ -26,6 +26,7 @@ from lit_cartridges.module import LitCartridge
 from lit_cartridges.precision import require_full_precision
 from lit_cartridges.resuming import read_checkpoint
 from lit_cartridges.run_settings import flat
+from lit_cartridges.terminal import printable_line
 
 
 class SaveConfig(SaveConfigCallback):
@@ -186,7 +187,7 @@ class CartridgeCLI(LightningCLI):
         checkpoints = (self._checkpoint.folder or Path(self.trainer.default_root_dir)) / "checkpoints"
         path = resume_path(checkpoints, tell=print if first else lambda _: None)
         if path is not None and first:
-            print(f"going on from {path} (--resume never starts anew)")
+            print(printable_line(f"going on from {path} (--resume never starts anew)"))
         return path
 
 

@@ -21,6 +21,7 @@ from lit_cartridges.comparison.strategies import (
 )
 from lit_cartridges.evals.table import aligned
 from lit_cartridges.init import INITS
+from lit_cartridges.terminal import printable
 from lit_cartridges.training_processes import is_finished, train_all
 
 
@@ -135,7 +136,7 @@ def _write(
     every, steps = plan.every_n_steps, plan.steps
     shown = sorted({step for step in (0, every, 4 * every) if step < steps} | {steps})
     rows, notes = table(lines, shown), _notes(plan, measured, sources)
-    print("\n" + aligned(rows) + "\n\n" + "\n".join(notes))
+    print("\n" + aligned(rows) + "\n\n" + printable("\n".join(notes)))
     figures = {
         "recipe": plan.recipe.name,
         "fit_arguments": list(plan.recipe.arguments),
@@ -155,7 +156,9 @@ def _write(
         ("comparison.png", plot(lines)),
     ):
         write_atomically(plan.folder / name, content)
-    print(f"\n{plan.folder}/comparison.md has this with the plot, and comparison.json all figures.")
+    print(
+        printable(f"\n{plan.folder}/comparison.md has this with the plot, and comparison.json all figures.")
+    )
 
 
 def _notes(plan: Plan, measured: Sequence[Measured], sources: Sequence[Measured]) -> list[str]:

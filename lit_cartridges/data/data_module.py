@@ -37,6 +37,7 @@ from lit_cartridges.teachers.conversation_file import conversation_files
 from lit_cartridges.teachers.local import LocalTeacher
 from lit_cartridges.teachers.recorded import RecordedConversations
 from lit_cartridges.teachers.teacher import Sampling, Teacher
+from lit_cartridges.text import text_ids
 
 # Added to the seed for conversations that are not trained on.
 _VALIDATION_SEED = 1_000_003
@@ -338,7 +339,7 @@ class SelfStudyDataModule(L.LightningDataModule):
         if known.get("corpus_sha256") == self.corpus.sha256 and "chunk_start_token" in known:
             start = int(known["chunk_start_token"])
             return self.renderer.context_ids(self.corpus_ids[start : start + int(known["chunk_num_tokens"])])
-        ids = self.renderer.tokenizer.encode(conversation.system_prompt, add_special_tokens=False)
+        ids = text_ids(self.renderer.tokenizer, conversation.system_prompt)
         return self.renderer.context_ids(ids)
 
 

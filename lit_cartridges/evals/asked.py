@@ -50,9 +50,7 @@ def answer_ids(renderer: ChatRenderer, answer: str) -> list[int]:
     Raises:
         EvalError: the tokenizer makes no token of it.
     """
-    # Without a chat template, prompts end in "Assistant:", and a blank comes next.
-    opening = "" if getattr(renderer.tokenizer, "chat_template", None) else " "
-    ids = [int(i) for i in renderer.tokenizer.encode(opening + answer.strip(), add_special_tokens=False)]
+    ids = renderer.answer_ids(answer.strip())
     if not ids or not answer.strip():
         raise EvalError(f"the reference answer {answer!r} comes to no tokens; give every question an answer")
     return ids

@@ -35,6 +35,7 @@ from lit_cartridges.evals.task import EvalError, EvalTask
 from lit_cartridges.models import load_config, load_model, load_tokenizer
 from lit_cartridges.self_study.corpus import Corpus, open_corpus
 from lit_cartridges.self_study.renderer import ChatRenderer
+from lit_cartridges.terminal import printable
 
 COMPOSED = "composed"
 _CASCADE = CascadeOptions()
@@ -170,7 +171,7 @@ def _systems(
             else:
                 yield (icl if name == ICL else truncated_icl)(model, renderer, corpus_ids, **limits)
         except ContextTooLong as error:
-            print(f"left out {error}")
+            print(printable(f"left out {error}"))
 
 
 def _load_cartridges(given: Sequence[str]) -> dict[str, Cartridge]:

@@ -15,6 +15,7 @@ from itertools import accumulate
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
@@ -28,6 +29,7 @@ from lit_cartridges.evals.task import EvalError, EvalTask
 from lit_cartridges.generation import left_padded
 from lit_cartridges.losses import LanguageHead, NextToken, Targets, chunked_loss
 from lit_cartridges.self_study.renderer import ChatRenderer
+from lit_cartridges.terminal import printable_line
 
 
 @torch.no_grad()
@@ -76,7 +78,8 @@ def evaluate(
     batches = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
     with _eval_mode(model), reads_prefixes(model):
         console = Console(stderr=True)
-        for batch in track(batches, system.name, console=console, transient=True, disable=not progress):
+        told = escape(printable_line(system.name))
+        for batch in track(batches, told, console=console, transient=True, disable=not progress):
             replies, took = _replies(model, renderer, system, batch, max_new_tokens, in_step=world_size > 1)
             likelihoods = answer_log_likelihoods(model, system, batch)
             seconds.update(took, len(batch))

@@ -21,8 +21,8 @@ from lit_cartridges.evals.cascade_system import STREAMS, streamed
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.system import ICL, NO_CONTEXT, TRUNCATED_ICL, System, icl, no_context, truncated_icl
 from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
-from lit_cartridges.init.token_strategy import encoded
 from lit_cartridges.self_study.renderer import ChatRenderer
+from lit_cartridges.text import text_ids
 
 PASSKEY_SYSTEMS = (*STREAMS, ICL, TRUNCATED_ICL, NO_CONTEXT)
 
@@ -59,7 +59,7 @@ class PasskeyLanguage(ABC):
         """
         rng = random.Random(f"{seed} {num_tokens} {depth}")
         statement, questions, key = self.key(rng)
-        room = num_tokens - len(encoded(tokenizer, statement))
+        room = num_tokens - len(text_ids(tokenizer, statement))
         if room < 0:
             raise EvalError(
                 f"lengths: {num_tokens} tokens do not hold a key of {num_tokens - room}; give longer ones"
@@ -67,7 +67,7 @@ class PasskeyLanguage(ABC):
         sentences: list[str] = []
         while True:
             sentence = self.filler(rng)
-            room -= len(encoded(tokenizer, " " + sentence))
+            room -= len(text_ids(tokenizer, " " + sentence))
             if room < 0:
                 break
             sentences.append(sentence)
@@ -176,7 +176,7 @@ def passkey_cell(
     for seed in range(first_seed, first_seed + samples):
         sample = language.sample(renderer.tokenizer, num_tokens=num_tokens, depth=depth, seed=seed)
         reserve = reserve_tokens(renderer, sample.questions, max_new_tokens)
-        ids = encoded(renderer.tokenizer, sample.text)
+        ids = text_ids(renderer.tokenizer, sample.text)
         limits = {"reserve_tokens": reserve, "max_context_tokens": max_context_tokens}
         read = _system(system, model, renderer, ids, options, limits)
         replies = evaluate(

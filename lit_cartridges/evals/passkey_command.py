@@ -24,6 +24,7 @@ from lit_cartridges.evals.table import aligned
 from lit_cartridges.evals.task import EvalError
 from lit_cartridges.models import load_config, load_model, load_tokenizer
 from lit_cartridges.self_study.renderer import ChatRenderer
+from lit_cartridges.terminal import printable
 
 _CASCADE = CascadeOptions()
 
@@ -99,7 +100,7 @@ def passkey_command(
                     for depth in depths
                 ]
             except ContextTooLong as error:
-                print(f"left out {error}")
+                print(printable(f"left out {error}"))
     if cells:
         print(passkey_table(cells))
     if out is not None:

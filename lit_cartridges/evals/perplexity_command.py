@@ -19,6 +19,8 @@ from lit_cartridges.evals.task import EvalError
 from lit_cartridges.models import load_config, load_model, load_tokenizer
 from lit_cartridges.self_study.corpus import Corpus, open_corpus
 from lit_cartridges.self_study.renderer import ChatRenderer
+from lit_cartridges.terminal import printable
+from lit_cartridges.text import text_ids
 
 _CASCADE = CascadeOptions()
 
@@ -76,7 +78,7 @@ def perplexity_command(
                 )
             )
         except ContextTooLong as error:
-            print(f"left out {error}")
+            print(printable(f"left out {error}"))
     if results:
         print(_table(results))
     if out is not None:
@@ -97,10 +99,7 @@ def _documents(
     documents = []
     for corpus in corpora:
         for document in (open_corpus(corpus) if isinstance(corpus, str | Path) else corpus).documents():
-            ids = tokenizer(
-                document.text, add_special_tokens=False, split_special_tokens=True, verbose=False
-            )["input_ids"]
-            ids = (opening + [int(i) for i in ids])[:num_tokens]
+            ids = (opening + text_ids(tokenizer, document.text))[:num_tokens]
             if len(ids) > 1:
                 documents.append(ids)
     if not documents:

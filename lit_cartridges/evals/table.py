@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lit_cartridges.evals.result import EvalResult
+from lit_cartridges.terminal import printable_line
 
 
 def text_table(results: Sequence[EvalResult], *, extra: Mapping[str, Sequence[str]] | None = None) -> str:
@@ -35,6 +36,7 @@ def text_table(results: Sequence[EvalResult], *, extra: Mapping[str, Sequence[st
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Cells in columns, the first to the left and the others to the right, a rule under the first row."""
+    rows = [[printable_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(

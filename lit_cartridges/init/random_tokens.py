@@ -18,7 +18,8 @@ class RandomTokens(TokenStrategy):
     def body_ids(self, context: InitContext, num_tokens: int) -> list[int]:
         """See `TokenStrategy.body_ids`."""
         tokenizer = context.renderer_for(self).tokenizer
-        special = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+        # mistral-common's has no added tokens, only special ones.
+        special = {*tokenizer.all_special_ids, *getattr(tokenizer, "get_added_vocab", dict)().values()}
         # A tokenizer may know more tokens than the model has embeddings, and its ids may have gaps.
         rows = context.model.config.get_text_config().vocab_size
         plain = sorted({i for i in tokenizer.get_vocab().values() if i < rows} - special)

@@ -11,8 +11,9 @@ from transformers import GenerationConfig
 
 from lit_cartridges.generation import generate_from_prefix
 from lit_cartridges.init.init_strategy import InitContext
-from lit_cartridges.init.token_strategy import TokenStrategy, encoded, repeated
+from lit_cartridges.init.token_strategy import TokenStrategy, repeated
 from lit_cartridges.prefill import prefill
+from lit_cartridges.text import text_ids
 
 _MAP_PROMPT = (
     "Write a dense summary of the text above. Keep every name, number, date and fact that a question may be about, and "
@@ -99,7 +100,7 @@ class Summary(TokenStrategy):
         for start in context.bar(starts, "summary"):
             context_ids = [*map(int, context.opening_ids), *ids[start : start + chunk_tokens]]
             texts.append(self._reply(context, context_ids, prompt_ids, longest))
-        return encoded(renderer.tokenizer, "\n\n".join(text for text in texts if text)), len(starts)
+        return text_ids(renderer.tokenizer, "\n\n".join(text for text in texts if text)), len(starts)
 
     def _fitting_chunk(self, context: InitContext, prompt_tokens: int) -> int:
         if context.max_positions is None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lit_cartridges.init.init_strategy import InitContext
-from lit_cartridges.init.token_strategy import TokenStrategy, encoded, repeated
+from lit_cartridges.init.token_strategy import TokenStrategy, repeated
+from lit_cartridges.text import text_ids
 
 
 class Text(TokenStrategy):
@@ -36,7 +37,7 @@ class Text(TokenStrategy):
 
     def body_ids(self, context: InitContext, num_tokens: int) -> list[int]:
         """See `TokenStrategy.body_ids`."""
-        ids = encoded(context.renderer_for(self).tokenizer, self.text)
+        ids = text_ids(context.renderer_for(self).tokenizer, self.text)
         return repeated(ids, num_tokens, of=f"init={self.describe()}")
 
     def describe(self) -> str:

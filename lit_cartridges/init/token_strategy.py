@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import cycle, islice
-from typing import Any
 
 from lit_cartridges.init.init_strategy import InitContext, InitialTensors, InitStrategy
 from lit_cartridges.prefill import prefill
@@ -51,9 +50,3 @@ def repeated(ids: Sequence[int], num_tokens: int, *, of: str) -> list[int]:
     if not len(ids):
         raise ValueError(f"{of} comes to no tokens, so no cartridge starts from it; give some text")
     return [int(i) for i in islice(cycle(ids), num_tokens)]
-
-
-def encoded(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of plain text: nothing put around it, and what looks like a special token stays text."""
-    ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
-    return [int(i) for i in ids]

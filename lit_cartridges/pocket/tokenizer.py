@@ -72,7 +72,5 @@ def unknown_words(text: str) -> list[str]:
     from tokenizers import pre_tokenizers
 
     splitter = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
-    known, special = ids(), set(SPECIAL_TOKENS)
-    for token in special:
-        text = text.replace(token, " ")
+    known = ids()
     return list(dict.fromkeys(word for word, _ in splitter.pre_tokenize_str(text) if word not in known))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_cartridges.file_content import is_text, one_line
+from lit_cartridges.text import text_ids
 
 
 class CorpusError(ValueError):
@@ -75,17 +76,12 @@ class Corpus(ABC):
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def token_ids(self, tokenizer: Any) -> NDArray[np.int32]:
-        """int32 [tokens], without special tokens around it.
+        """int32 [tokens], without special tokens around it; what looks like one in the text stays text.
 
         Raises:
             CorpusError: the corpus is empty, or comes to no tokens.
         """
-        # verbose=False: a corpus longer than the model's context is the point, not worth the tokenizer's warning.
-        # split_special_tokens: text that looks like a special token stays text, or a corpus could open turns of its own.
-        encoded = tokenizer(self.text, add_special_tokens=False, split_special_tokens=True, verbose=False)[
-            "input_ids"
-        ]
-        ids = np.asarray(encoded, dtype=np.int32)
+        ids = np.asarray(text_ids(tokenizer, self.text), dtype=np.int32)
         if not len(ids):
             raise CorpusError(
                 f"path={str(self.path)!r}: the tokenizer makes no token of it; give a text it can read"

@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 
 from lit_cartridges.self_study.chat_pieces import ChatPieces, RendererError, chat_pieces
 from lit_cartridges.self_study.conversation import Message
+from lit_cartridges.text import encoder_of
 
 __all__ = ["ChatRenderer", "RendererError", "user"]
 
-# Llama 3's template writes today's date into the system message unless it is given one. A prompt that changes at
-# midnight would break law 4, so the date stands still.
-_FIXED_OPTIONS = {"date_string": "26 Jul 2024"}
 _END_OF_TURN_WITHIN = (
     3  # tokens from an answer's last word to its end token: at most some white space and the token
 )
+_THOUGHT_ENDS = ("</think>", "[/THINK]")
 
 
 def user(content: str) -> Message:
@@ -30,6 +29,7 @@ class ChatRenderer:
     """Renders through the tokenizer's own chat template, which is taken apart once.
 
     The context is head + chunk, and a cartridge stands in the place of both; `prompt_ids` is all that follows either.
+    Special tokens are the template's alone: their names in a message or in the system template are text.
 
     Two deviations from `apply_chat_template` in dialogues of several rounds, both needed for a student that reads
     the whole dialogue in one pass to see what the teacher saw while it answered: earlier answers stand as the exact
@@ -57,9 +57,10 @@ class ChatRenderer:
         """
         self.tokenizer = tokenizer
         self.system_template = system_template
-        options = {**_FIXED_OPTIONS, "enable_thinking": enable_thinking, **(template_options or {})}
-        self.pieces: ChatPieces = chat_pieces(tokenizer, system_template=system_template, options=options)
-        self._head_ids = self._encode(self.pieces.head)
+        self.encoder = encoder_of(tokenizer)
+        options = {"enable_thinking": enable_thinking, **(template_options or {})}
+        self.pieces: ChatPieces = chat_pieces(self.encoder, system_template=system_template, options=options)
+        self._head_ids = self.encoder.ids(*self.pieces.head)
         self._end_of_turn = self._find_end_of_turn()
 
     def context_ids(self, chunk_ids: Sequence[int] | NDArray[Any]) -> list[int]:
@@ -72,11 +73,19 @@ class ChatRenderer:
         Raises:
             RendererError: the messages do not go user, assistant, …, user.
         """
-        return self._dialogue(self.pieces.user_open, messages)
+        return self._dialogue(messages, bare=False)
 
     def bare_prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The same chat from its very start, without a system message: for answers without context."""
-        return self._dialogue(self.pieces.bare_open, messages)
+        return self._dialogue(messages, bare=True)
+
+    def answer_ids(self, answer: str) -> list[int]:
+        """An answer as the model would write it behind a prompt, without an end token."""
+        prompt = self.encoder.following(self.pieces.answer_open)
+        ids = self.encoder.following(self.pieces.answer_open, self.pieces.answer_lead, answer)
+        if ids[: len(prompt)] == prompt:
+            return ids[len(prompt) :]
+        return self.encoder.following(self.pieces.answer_lead, answer)
 
     def conversation_ids(self, messages: Sequence[Message]) -> tuple[NDArray[np.int32], list[slice]]:
         """All that a student reads after its cartridge, and where each answer's tokens stand in it.
@@ -109,8 +118,15 @@ class ChatRenderer:
     def text(self, token_ids: NDArray[Any]) -> str:
         """A reply's text: no special tokens, no white space around it, and of a thinking model's reply what follows
         the thought."""
-        text = str(self.tokenizer.decode([int(i) for i in token_ids], skip_special_tokens=True))
-        return text.rpartition("</think>")[2].strip()
+        ids = [int(i) for i in token_ids]
+        marks = {self.encoder.control[name] for name in _THOUGHT_ENDS if name in self.encoder.control}
+        if marks:
+            ids = ids[max((i + 1 for i, token_id in enumerate(ids) if token_id in marks), default=0) :]
+        text = str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        # To a tokenizer without such a token a thought's end is a word, of a thinking model's template at least.
+        if not marks and _THOUGHT_ENDS[0] in str(getattr(self.tokenizer, "chat_template", None)):
+            text = text.rpartition(_THOUGHT_ENDS[0])[2]
+        return text.strip()
 
     def stop_token_ids(self, model_generation_config: Any = None) -> tuple[int, ...]:
         """Ids that end a reply, ascending: the tokenizer's and the generation config's end tokens, and the special
@@ -123,21 +139,23 @@ class ChatRenderer:
             ids.add(self._end_of_turn)
         return tuple(sorted(ids))
 
-    def _dialogue(self, opening: str, messages: Sequence[Message]) -> list[int]:
+    def _dialogue(self, messages: Sequence[Message], *, bare: bool) -> list[int]:
         roles = [message.role for message in messages]
         if len(roles) % 2 == 0 or roles != [("user", "assistant")[i % 2] for i in range(len(roles))]:
             raise RendererError(
                 f"messages must go user, assistant, …, user to be answered, got {roles or 'none'}"
             )
+        opening: tuple[str, ...] = (self.pieces.bare_open,) if bare else self.pieces.user_open
+        encode = self.encoder.ids if bare else self.encoder.following
         ids: list[int] = []
         for i in range(0, len(messages), 2):
-            turn = self._encode(f"{opening}{self._content(messages[i])}{self.pieces.answer_open}")
+            turn = encode(*opening, self._content(messages[i]), self.pieces.answer_open)
             if ids:
                 turn = self._after_answer(ids[-1], turn)
             ids += turn
             if i + 1 < len(messages):
                 ids += messages[i + 1].token_ids.tolist()
-            opening = self.pieces.next_user
+            opening, encode = (self.pieces.next_user,), self.encoder.following
         return ids
 
     def _after_answer(self, last_id: int, turn: list[int]) -> list[int]:
@@ -150,14 +168,11 @@ class ChatRenderer:
         return turn
 
     def _find_end_of_turn(self) -> int | None:
-        special = {int(i) for i in self.tokenizer.all_special_ids} | {
-            int(i) for i in self.tokenizer.get_added_vocab().values()
-        }
-        opening = self._encode(self.pieces.next_user)[:_END_OF_TURN_WITHIN]
-        return next((token_id for token_id in opening if token_id in special), None)
+        control = set(self.encoder.control.values())
+        opening = self.encoder.following(self.pieces.next_user)[:_END_OF_TURN_WITHIN]
+        return next((token_id for token_id in opening if token_id in control), None)
 
     def _content(self, message: Message) -> str:
-        return message.content.strip() if self.pieces.trims else message.content
-
-    def _encode(self, text: str) -> list[int]:
-        return [int(i) for i in self.tokenizer.encode(text, add_special_tokens=False)] if text else []
+        start, end = self.pieces.trims
+        content = message.content.lstrip() if start else message.content
+        return content.rstrip() if end else content

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from lit_cartridges.teachers.conversation import Conversation, Message, Scalar
 from lit_cartridges.teachers.tokenizer_check import RecordingError
 from lit_cartridges.teachers.top_logprobs import TopLogprobs
+from lit_cartridges.text import text_ids
 
 COLUMNS = ("messages", "system_prompt", "metadata", "type")
 _TOP_FIELDS = (("token_idx", np.int32), ("token_id", np.int32), ("logprobs", np.float32), ("shape", np.int64))
@@ -57,7 +58,7 @@ def decode_batch(batch: pa.RecordBatch, tokenizer: Any) -> Iterator[Conversation
                 raise RecordingError(
                     f"a {role} message has no token_ids; give the tokenizer that shall encode it"
                 )
-            token_ids = np.asarray(tokenizer.encode(content, add_special_tokens=False), dtype=np.int32)
+            token_ids = np.asarray(text_ids(tokenizer, content), dtype=np.int32)
         top_logprobs = None
         if has_top[i]:
             token_idx, token_id, logprobs, shape = (_required(part[i]) for part in parts)

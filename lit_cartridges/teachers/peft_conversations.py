@@ -161,10 +161,8 @@ def _template(tokenizer: Any, path: Path) -> _Template:
 
 def _pattern(head: str) -> re.Pattern[str]:
     """``head`` with any white space and any date: some templates write the day on which they are rendered."""
-    months = set(calendar.month_abbr[1:])
-    words = [
-        r"\d+" if word.isdigit() else r"\w{3}" if word in months else re.escape(word) for word in head.split()
-    ]
+    months = {*calendar.month_abbr[1:], *calendar.month_name[1:]}
+    words = [r"\w+" if word in months else re.sub(r"\d+", r"\\d+", re.escape(word)) for word in head.split()]
     return re.compile(r"\s*".join(["", *words, ""]))
 
 

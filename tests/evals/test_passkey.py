@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.cli import main
@@ -22,25 +24,25 @@ POCKET = "package:lit_cartridges.pocket/model"
 SMALL = CascadeOptions(total_tokens=68, cascades=4, sink_tokens=4, stride_tokens=64)
 
 
-class Words:
-    """A tokenizer of one token per word."""
-
-    def __call__(self, text, **options):
-        return {"input_ids": list(range(len(text.split())))}
+def one_token_per_word():
+    """A tokenizer to which every word is the unknown one."""
+    core = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
 
 
 @pytest.mark.parametrize("language", [EnglishPasskey(num_digits=6), PocketPasskey(num_facts=3)])
 @pytest.mark.parametrize("depth", [0.0, 0.3, 1.0])
 def test_the_key_is_stated_once_at_its_depth_of_a_text_of_its_length(language, depth):
-    sample = language.sample(Words(), num_tokens=400, depth=depth, seed=5)
+    sample = language.sample(one_token_per_word(), num_tokens=400, depth=depth, seed=5)
     words = sample.text.split()
     assert 380 < len(words) <= 400
     key = "".join(sample.key) if isinstance(language, EnglishPasskey) else sample.key[0]
     places = [i for i, word in enumerate(words) if word.strip(".") == key]
     assert len(places) == 1
     assert places[0] / len(words) == pytest.approx(depth, abs=0.08)
-    again = language.sample(Words(), num_tokens=400, depth=depth, seed=5)
-    other = language.sample(Words(), num_tokens=400, depth=depth, seed=6)
+    again = language.sample(one_token_per_word(), num_tokens=400, depth=depth, seed=5)
+    other = language.sample(one_token_per_word(), num_tokens=400, depth=depth, seed=6)
     assert again == sample and other.key != sample.key
 
 
@@ -79,7 +81,7 @@ def test_settings_that_cannot_be():
     with pytest.raises(EvalError, match="num_digits=0"):
         EnglishPasskey(num_digits=0)
     with pytest.raises(EvalError, match="lengths: 5 tokens do not hold a key"):
-        PocketPasskey().sample(Words(), num_tokens=5, depth=0.5, seed=0)
+        PocketPasskey().sample(one_token_per_word(), num_tokens=5, depth=0.5, seed=0)
     for options in ({"systems": ["rag"]}, {"samples": 0}, {"depths": [1.5]}, {"lengths": [4]}):
         with pytest.raises(EvalError, match=r"systems=|samples=0|depths=|lengths: 4"):
             passkey_command(model=POCKET, language=PocketPasskey(), cascade=SMALL, **options)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lit_cartridges.init import FirstTokens, RandomTokens, SampledChunks, Text, TokenStrategy
-from lit_cartridges.init.token_strategy import encoded
 from lit_cartridges.self_study.corpus import TextCorpus
 from lit_cartridges.self_study.renderer import ChatRenderer
+from lit_cartridges.text import text_ids
 from tests.init.context import CORPUS, OPENING, all_tensors, close, naive_prefill, new_context
 from tests.tiny_models import VOCAB
 from tests.tiny_run import FIRST_WORD, SPECIALS, tokenizer
@@ -71,7 +71,7 @@ def test_a_short_text_is_read_again(llama):
 def test_a_text_has_the_tokens_that_it_would_have_as_a_corpus(tmp_path):
     (tmp_path / "text.txt").write_text("w1 <end> w2 unknown\n\nw3")
     corpus = TextCorpus(path=tmp_path / "text.txt")
-    assert encoded(tokenizer(), corpus.text) == corpus.token_ids(tokenizer()).tolist()
+    assert text_ids(tokenizer(), corpus.text) == corpus.token_ids(tokenizer()).tolist()
 
 
 def test_text_settings_that_cannot_work_are_refused_at_once(tmp_path):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import datetime
+
 import numpy as np
 import pytest
 
@@ -159,3 +161,48 @@ def test_the_date_stands_still(make_tokenizer):
     assert tokenizer.decode(ChatRenderer(tokenizer).context_ids([])).startswith("26 Jul 2024")
     other = ChatRenderer(tokenizer, template_options={"date_string": "1 May"})
     assert tokenizer.decode(other.context_ids([])).startswith("1 May")
+
+
+# As Mistral and SmolLM3: the date stands in a system message of the template's own, which bare prompts get.
+CLOCK = (
+    "{% set today = strftime_now('%Y-%m-%d %H:%M:%S') %}<|im_start|>system\n"
+    "{{ messages[0].content if messages[0].role == 'system' else 'It is ' + today }}<|im_end|>\n"
+    "{% for m in messages if m.role != 'system' %}<|im_start|>{{ m.role }}\n{{ m.content }} {{ today }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_the_clock_stands_still_in_every_prompt(tokenizer, monkeypatch):
+    tokenizer.chat_template = CLOCK
+
+    def rendered(year):
+        class Clock(datetime.datetime):
+            @classmethod
+            def now(cls, tz=None):
+                return cls(year, 11, 29, 23, 59, 59)
+
+        monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock)
+        today = tokenizer.apply_chat_template([{"role": "user", "content": "Who?"}], tokenize=False)
+        assert f"{year}-11-29 23:59:59" in today, "the template does ask this clock"
+        renderer = ChatRenderer(tokenizer)
+        messages = [user("Who?"), answer(tokenizer, "She."), user("When?")]
+        return (
+            renderer.context_ids([7]),
+            renderer.prompt_ids(messages),
+            renderer.bare_prompt_ids(messages),
+            renderer.answer_ids("She."),
+        )
+
+    assert rendered(2025) == rendered(2026)
+    assert "It is 2024-07-26 00:00:00<" in tokenizer.decode(rendered(2026)[2])
+
+
+@pytest.mark.parametrize("form", ["%d %B %Y", "%A, %-d %b '%y", "100%%d %H:%M", "no date", "%I %p %j"])
+@pytest.mark.parametrize(
+    "inside", ["{{ strftime_now(FORM) }}", "{% macro f() %}{{ strftime_now(FORM) }}{% endmacro %}{{ f() }}"]
+)
+def test_the_fixed_day_is_written_as_the_template_wants_it(tokenizer, form, inside):
+    tokenizer.chat_template = f"\n {inside.replace('FORM', repr(form))}|{tokenizer.chat_template}"
+    head = tokenizer.decode(ChatRenderer(tokenizer).context_ids([])).split("|")[0]
+    assert head.startswith("\n"), "and the template begins as it did"
+    assert head.strip() == datetime.datetime(2024, 7, 26).strftime(form)

@@ -15,6 +15,7 @@ from lit_cartridges.pocket.demo.report import html_report, table
 from lit_cartridges.pocket.demo.scoring import Row, Scorer
 from lit_cartridges.pocket.demo.training import Trained, train_all
 from lit_cartridges.pocket.text_task import pocket_text
+from lit_cartridges.terminal import printable_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,17 +63,18 @@ def run_demo(settings: DemoSettings) -> list[Row]:
         long_tokens=settings.long_tokens,
     )
     runs = make_runs(texts, settings.folder, share=settings.share)
-    print(f"Training {len(runs)} cartridges of {_told(texts)}, {settings.processes} at a time …")
+    told = printable_line(_told(texts))
+    print(f"Training {len(runs)} cartridges of {told}, {settings.processes} at a time …")
     trained = train_all(runs, processes=settings.processes)
     print("Asking every system the held-out questions …")
     rows = Scorer().rows(texts, trained)
     _write(settings, rows, trained, total_s=time.perf_counter() - begun)
     print()
     print(table(rows))
-    print(
-        f"\n{settings.folder}/report.html shows this with plots; {settings.folder}/report.json holds the figures."
-    )
-    print(f"Talk to a cartridge: lit-cartridges chat {runs[-2 if len(runs) > 4 else 0].folder}/cartridge")
+    folder = printable_line(settings.folder)
+    print(f"\n{folder}/report.html shows this with plots; {folder}/report.json holds the figures.")
+    talk = f"Talk to a cartridge: lit-cartridges chat {runs[-2 if len(runs) > 4 else 0].folder}/cartridge"
+    print(printable_line(talk))
     return rows
 
 

@@ -16,6 +16,7 @@ from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.pocket.demo.plan import Text
 from lit_cartridges.pocket.demo.training import Trained
 from lit_cartridges.self_study.renderer import ChatRenderer
+from lit_cartridges.text import text_ids
 
 MODEL = "package:lit_cartridges.pocket/model"
 # Positions that the bundled model was trained to read a corpus at; its config allows more than it has learnt.
@@ -68,7 +69,7 @@ class Scorer:
         return rows + self._composed(trained)
 
     def _baselines(self, text: Text, *, first_tokens: int) -> list[Row]:
-        ids = torch.tensor(self.tokenizer.encode(text.path.read_text(), add_special_tokens=False)).numpy()
+        ids = torch.tensor(text_ids(self.tokenizer, text.path.read_text())).numpy()
         rows = [self.score(no_context(f"{text.name} no context"), text)]
         context = InitContext(
             model=self.model,
