@@ -15,7 +15,7 @@ def with_base_model(cartridge: Cartridge, name: str) -> Cartridge:
         ValueError: its keys and values, or the fingerprint that it brings, are not that model's; the message names
             each difference.
     """
-    theirs = Fingerprint.of_config(load_config(name))
+    theirs = Fingerprint.of_config(load_config(name, setting="--base-model"))
     shapes = sorted({(x.shape[0], x.shape[2]) for side in cartridge.tensors() for x in side})
     mine = [
         cartridge.provenance.fingerprint
