@@ -15,6 +15,7 @@ from typing import Any
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from lit_cartridges.model_errors import Refused
+from lit_cartridges.weight_files import ADAPTER, ADAPTER_PICKLE
 
 # These put positions, gates or attention of their own into a model, beside the weights; the prompts among them are
 # what a cartridge is.
@@ -72,6 +73,10 @@ def find_adapter(place: str, *, revision: str | None, token: str | None) -> Adap
         raise Refused(
             "it is a PEFT adapter whose adapter_config.json names no base_model_name_or_path; name it there"
         )
+    if settings.get("alora_invocation_tokens"):
+        raise Refused(
+            "it is a PEFT adapter that some tokens of a prompt switch on (aLoRA), which is no fixed model"
+        )
     if settings.get("megatron_config"):
         raise Refused(
             "it is a PEFT adapter with a megatron_config, which would import what a file names; remove it"
@@ -94,22 +99,31 @@ def find_adapter(place: str, *, revision: str | None, token: str | None) -> Adap
 
 
 def activate(model: Any, adapter: Adapter, *, token: str | None) -> None:
-    """Load the adapter into ``model``, its base, frozen.
+    """Load the adapter into ``model``, its base, by PEFT itself.
 
     Raises:
         Refused: weights of the adapter that the base has no place for, or that the adapter's files lack.
     """
-    where = {"revision": adapter.revision, "token": token}
-    report = model.load_adapter(adapter.place, ignore_mismatched_sizes=True, adapter_kwargs=where)
-    if report is None:
-        return
-    lost = {
-        "lacks": sorted(report.missing_keys),
-        "has no place in the base for": sorted(report.unexpected_keys),
-        "has other shapes than the base for": sorted(str(key[0]) for key in report.mismatched_keys),
-    }
+    from peft import PeftConfig, PeftModel
+
+    places = {str(place) for place in (getattr(model, "hf_device_map", None) or {}).values()}
+    if len(places) > 1 and places & {"cpu", "disk"}:
+        raise Refused(
+            "it is a PEFT adapter, and device_map puts a part of its base on the CPU or a disk, from where adapters cannot "
+            "use it; leave device_map out, or name GPUs alone"
+        )
+    if Path(adapter.place).is_dir() and not any(
+        (adapter.folder / name).is_file() for name in (ADAPTER, ADAPTER_PICKLE)
+    ):
+        raise Refused(f"it is a PEFT adapter without its weights, {ADAPTER}; download or save it again")
+    files = {"revision": adapter.revision, "token": token}
+    config = PeftConfig.from_pretrained(adapter.place, **files)
+    config.inference_mode = True
+    report = PeftModel(model, config).load_adapter(adapter.place, "default", **files)
+    lost = {"lacks": report.missing_keys, "has no place in the base for": report.unexpected_keys}
     for what, keys in lost.items():
         if keys:
+            named = ", ".join(sorted(keys)[:3])
             raise Refused(
-                f"the adapter {what} {len(keys)} weights ({', '.join(keys[:3])}); give the base it was made for"
+                f"the adapter {what} {len(keys)} weights ({named}); give the base that it was made for"
             )

@@ -106,7 +106,8 @@ def with_recorded(
     Returns:
         The name, None where nobody names one; and options of `load_model`, ``dtype`` "auto" if nothing is known of it.
     """
-    source = None if named else next((known for known in provenances if known.base_model), None)
+    naming = (known for known in provenances if known.base_model and isinstance(known.base_model, str))
+    source = None if named else next(naming, None)
     settings = {"dtype": "auto"} | (recorded_settings(source, given) if source else {})
     settings |= {key: value for key, value in given.items() if value is not None}
     return named or (source.base_model if source else None), settings

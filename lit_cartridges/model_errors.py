@@ -62,8 +62,8 @@ def _reason(error: Exception) -> str:
             "its weights are a pickle that asks for more than tensors, or a damaged one, and a pickle is never run; give "
             "a model with safetensors files"
         )
-    if isinstance(error, SafetensorError):
-        return f"its weights are truncated or damaged ({said}); download or save them again"
+    if isinstance(error, SafetensorError | EOFError):
+        return f"its weights are truncated or damaged ({said or 'empty'}); download or save them again"
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
         return f"one of its files is not JSON ({said}); download or save it again"
     for kind, reason in _BY_KIND.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -73,14 +74,24 @@ def locate(
         _require_reachable(source, revision=revision, token=token)
         adapter = find_adapter(source, revision=revision, token=token)
         if adapter is not None:
-            source, revision = resolve(adapter.base, setting="base_model_name_or_path"), adapter.base_revision
+            try:
+                source = resolve(adapter.base, setting="base_model_name_or_path")
+            except ModelError as error:
+                raise Refused(f"its adapter_config.json names what cannot be opened: {error}") from error
+            revision = adapter.base_revision
             _require_reachable(source, revision=revision, token=token)
             if find_adapter(source, revision=revision, token=token) is not None:
                 raise Refused(
                     f"its base {adapter.base!r} is an adapter too; merge the two, or give one on a model"
                 )
-        if Path(source).is_dir() and not (Path(source) / "config.json").is_file():
-            raise Refused(f"the folder {source} holds no config.json; give a model's folder or its Hub id")
+        if Path(source).is_dir():
+            file = Path(source) / "config.json"
+            if not file.is_file():
+                raise Refused(
+                    f"the folder {source} holds no config.json; give a model's folder or its Hub id"
+                )
+            if not isinstance(json.loads(file.read_text()), dict):
+                raise Refused("its config.json is no JSON object; download or save it again")
     return Place(source=source, revision=revision, adapter=adapter)
 
 

@@ -29,7 +29,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config, tok
 from transformers.utils import logging as transformers_logging
 
 from lit_cartridges.adapters import activate
-from lit_cartridges.base_weights import note_base
+from lit_cartridges.base_weights import DTYPES, note_base
 from lit_cartridges.loaded_weights import require_whole
 from lit_cartridges.model_errors import NEEDS_ITS_CODE, ModelError, Refused, explained
 from lit_cartridges.model_places import Place, locate, resolve
@@ -115,9 +115,15 @@ def load_model(
         device_map: "auto", a device, or a device per module: accelerate spreads the model by it.
         quantization_config: as transformers takes it: ``{"load_in_4bit": true}``.
     """
+    if dtype not in ("auto", *DTYPES):
+        raise ModelError(f"dtype={dtype!r} must be auto, {', '.join(DTYPES)}")
     transformers_logging.disable_progress_bar()  # of reading files: it would break up ours
     place = locate(name, revision=revision, token=token, setting=setting)
-    options = {"revision": place.revision, "token": token, "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {
+        "revision": place.revision,
+        "token": token,
+        "trust_remote_code": trust_remote_code,
+    }
     config = load_config(
         name, revision=revision, token=token, trust_remote_code=trust_remote_code, setting=setting
     )

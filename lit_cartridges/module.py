@@ -165,8 +165,8 @@ class LitCartridge(L.LightningModule):
             if self._teacher is not None:
                 self._hold("teacher", self._teacher.load(self.trainer.strategy, self.device))
             assert self.student is not None
-            self.head = LanguageHead(self.student)
-            self.teacher_head = LanguageHead(self.frozen_teacher)
+            self.head: LanguageHead = LanguageHead(self.student)
+            self.teacher_head: LanguageHead = LanguageHead(self.frozen_teacher)
         for frozen in {self.student, self.frozen_teacher}:
             self._attached.enter_context(reads_prefixes(frozen))
         data: Any = getattr(self.trainer, "datamodule", None)

@@ -13,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lit_cartridges.model_errors import Refused
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 ADAPTER, ADAPTER_PICKLE = "adapter_model.safetensors", "adapter_model.bin"
@@ -22,7 +24,7 @@ def file_of_tensors(folder: Path, *, names: tuple[str, ...] = (SINGLE, INDEX)) -
     """Tensor's name → name of its file in ``folder``; empty where none of ``names`` is there.
 
     Raises:
-        ValueError: an index that is none.
+        Refused: an index that is none.
         safetensors.SafetensorError: a file that is truncated or damaged.
     """
     for name in names:
@@ -32,7 +34,9 @@ def file_of_tensors(folder: Path, *, names: tuple[str, ...] = (SINGLE, INDEX)) -
             content = json.loads((folder / name).read_text())
             known = content.get("weight_map") if isinstance(content, dict) else None
             if not isinstance(known, dict) or not all(isinstance(file, str) for file in known.values()):
-                raise ValueError(f"{name} has no weight_map from tensors to files")
+                raise Refused(
+                    f"its file {name} has no weight_map from tensors to files; download or save it again"
+                )
             return known
         with opened(folder / name) as tensors:
             return dict.fromkeys(tensors.keys(), name)
@@ -48,16 +52,18 @@ def tensors_of(folder: Path, file_of: dict[str, str], keys: list[str]) -> Iterat
 
 
 def require_readable_files(folder: Path) -> None:
-    """Raise ValueError, naming the file, when a safetensors file of ``folder`` is missing, truncated or damaged."""
-    for name in sorted(set(file_of_tensors(folder).values())):
-        try:
+    """Raise Refused, naming the file, when a safetensors file of ``folder`` is missing, truncated or damaged."""
+    name = SINGLE
+    try:
+        for name in sorted(set(file_of_tensors(folder).values())):
             with opened(folder / name):
                 pass
-        except (OSError, SafetensorError) as error:
-            raise ValueError(
-                f"its file {name} is {'missing' if isinstance(error, OSError) else f'truncated or damaged ({error})'}; "
-                "download or save it again"
-            ) from error
+    except FileNotFoundError as error:
+        raise Refused(f"its file {name} is missing; download or save it again") from error
+    except SafetensorError as error:
+        raise Refused(
+            f"its file {name} is truncated or damaged ({error}); download or save it again"
+        ) from error
 
 
 @contextmanager

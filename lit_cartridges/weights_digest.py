@@ -18,12 +18,14 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from lit_cartridges.model_errors import Refused
 from lit_cartridges.weight_files import (
     ADAPTER,
     ADAPTER_PICKLE,
@@ -57,7 +59,7 @@ def weights_digest(folder: Path, adapter: Path | None = None) -> str:
             settings = json.loads((adapter / "adapter_config.json").read_text())
             scales = {key: value for key, value in settings.items() if key not in _NOT_ADAPTERS_FUNCTION}
             parts.append(json.dumps(scales, sort_keys=True).encode())
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError):
+    except (OSError, ValueError, KeyError, RuntimeError, EOFError, UnpicklingError, Refused, SafetensorError):
         return ""
     return _hash(parts).hex() if parts else ""
 

@@ -40,12 +40,14 @@ def main(args: list[str]) -> None:
     )
     if not name:
         raise ValueError("the cartridge does not name its model; give --model")
-    model = load_model(name, device=options.device, setting="--model", **settings)
+    setting = "--model" if options.model else "base_model of the cartridge"
+    tokenizer = load_tokenizer(name, setting=setting, **hub_options(settings))
+    model = load_model(name, device=options.device, setting=setting, **settings)
     cartridge.require_fit(model)
     if difference := other_weights(cartridge, model):
         print(f"warning: {difference}", file=sys.stderr)
     print(f"{name} with {cartridge.num_tokens} positions in front. /new starts over, an empty line ends.")
-    chat = Chat(model, load_tokenizer(name, setting="--model", **hub_options(settings)), cartridge, options)
+    chat = Chat(model, tokenizer, cartridge, options)
     while (line := _read_line()) not in ("", "exit"):
         if line == "/new":
             chat.messages.clear()

@@ -128,7 +128,8 @@ def evaluate_command(
     name, settings = with_recorded([c.provenance for c in loaded.values()], model, given)
     if name is None:
         raise EvalError("no cartridge names its model; set model")
-    hub = hub_options(settings)
+    setting = "model" if model else "base_model of the cartridge"
+    hub = hub_options(settings) | {"setting": setting}
     config = load_config(name, **hub)
     _require_made_for(config, name, loaded)
     tokenizer = load_tokenizer(name, **hub)
@@ -142,7 +143,7 @@ def evaluate_command(
         require_room(config, title, cartridge.num_tokens, reserve)
     for stream in set(systems) & set(STREAMS):
         stream_options(stream, cascade).new_cache(config)  # sizes that cannot be are refused here
-    frozen: Any = load_model(name, device=_device(device), **settings)
+    frozen: Any = load_model(name, device=_device(device), setting=setting, **settings)
     for title, cartridge in loaded.items():
         if difference := other_weights(cartridge, frozen):
             print(f"warning: {title}: {difference}", file=sys.stderr)
