@@ -51,13 +51,10 @@ def resolve(name: str, *, setting: str = "model") -> str:
         setting: how the user calls the setting that holds the name; for the error.
 
     Raises:
-        ModelError: a ``package:`` name that cannot be opened, or a path without a folder.
+        ModelError: a ``package:`` name that cannot be opened.
     """
     if name.startswith(PREFIX):
         return str(package_folder(name, setting=setting))
-    is_path = name.startswith(("/", ".", "~")) or Path(name).is_file()
-    if not name.strip() or (is_path and not Path(name).is_dir()):
-        raise ModelError(f"{setting}={name!r}: there is no such folder; give a model's folder or its Hub id")
     return name
 
 
@@ -71,12 +68,14 @@ def locate(
     """
     source = resolve(name, setting=setting)
     with explained(name, setting=setting):
+        _require_folder(source)
         _require_reachable(source, revision=revision, token=token)
         adapter = find_adapter(source, revision=revision, token=token)
         if adapter is not None:
             try:
                 source = resolve(adapter.base, setting="base_model_name_or_path")
-            except ModelError as error:
+                _require_folder(source)
+            except (ModelError, Refused) as error:
                 raise Refused(f"its adapter_config.json names what cannot be opened: {error}") from error
             revision = adapter.base_revision
             _require_reachable(source, revision=revision, token=token)
@@ -95,11 +94,20 @@ def locate(
     return Place(source=source, revision=revision, adapter=adapter)
 
 
-@cache
+def _require_folder(source: str) -> None:
+    is_path = source.startswith(("/", ".", "~")) or Path(source).is_file()
+    if not source.strip() or (is_path and not Path(source).is_dir()):
+        raise Refused(f"there is no folder {source!r}; give a model's folder or its Hub id")
+
+
 def _require_reachable(source: str, *, revision: str | None, token: str | None) -> None:
-    """Ask the Hub once for what is no folder, in place of the many times that transformers would ask a dead line."""
-    if Path(source).is_dir():
-        return
+    if not Path(source).is_dir():
+        _ask_hub(source, revision=revision, token=token)
+
+
+@cache
+def _ask_hub(source: str, *, revision: str | None, token: str | None) -> None:
+    """Once for what is no folder, in place of the many times that transformers would ask a dead line."""
     before = hub_logging.get_verbosity()
     hub_logging.set_verbosity_error()
     try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from lit_cartridges.new_cartridge import checkpoint_cartridge, init_context, new
 from lit_cartridges.packed_forward import student_hidden, teacher_hidden
 from lit_cartridges.recomputing import recomputes_layers
 from lit_cartridges.run_progress import recount_batches, warm_up_and_cosine
-from lit_cartridges.strategies.frozen_models import FrozenModel, in_step
+from lit_cartridges.strategies.frozen_models import FrozenModel, in_step, load_frozen_model
 from lit_cartridges.teachers.tokenizer_check import tokenizer_fingerprint
 
 
@@ -161,9 +161,10 @@ class LitCartridge(L.LightningModule):
     def configure_model(self) -> None:
         """Load the frozen models and start the cartridge, if that is still to be done, and attach both."""
         if self.student is None:
-            self._hold("student", self._student.load(self.trainer.strategy, self.device))
+            load = partial(load_frozen_model, self.trainer.strategy, device=self.device)
+            self._hold("student", load(self.model_name, **self._student.options))
             if self._teacher is not None:
-                self._hold("teacher", self._teacher.load(self.trainer.strategy, self.device))
+                self._hold("teacher", load(self._teacher.name, **self._teacher.options))
             assert self.student is not None
             self.head: LanguageHead = LanguageHead(self.student)
             self.teacher_head: LanguageHead = LanguageHead(self.frozen_teacher)
@@ -193,7 +194,8 @@ class LitCartridge(L.LightningModule):
 
     def load_teacher(self) -> PreTrainedModel:
         """The model that asks and answers, without a trainer."""
-        return (self._teacher or self._student).load(None, torch.device("cpu"))
+        source = self._teacher or self._student
+        return load_frozen_model(None, source.name, device=torch.device("cpu"), **source.options)
 
     def _hold(self, name: str, model: PreTrainedModel) -> None:
         """As an attribute; one that stays where it was loaded is kept from those who move this module."""

@@ -44,10 +44,11 @@ class FrozenModel:
         """Its tokenizer."""
         return load_tokenizer(self.name, **self.hub)
 
-    def load(self, strategy: Any, device: torch.device) -> PreTrainedModel:
-        """As the strategy wants it; whole and on ``device`` unless that or ``device_map`` says otherwise."""
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of `load_frozen_model`, but for the device."""
         held = {"device_map": self.device_map, "quantization_config": self.quantization_config}
-        return load_frozen_model(strategy, self.name, dtype=self.dtype, device=device, **self.hub, **held)
+        return {"dtype": self.dtype, **self.hub, **held}
 
     def require_loadable(self, strategy: Any) -> None:
         """Raise ValueError, before anything is loaded, when the strategy cannot hold such a model."""
