@@ -302,7 +302,7 @@ def _require_same_weights(cartridges: Sequence[Cartridge]) -> None:
     known = {digest_of(c.provenance): c.provenance.base_model for c in cartridges if digest_of(c.provenance)}
     if len(known) > 1:
         what = ", ".join(
-            f"{name or 'an unnamed model'} (digest {digest[:12]})" for digest, name in known.items()
+            f"{name or 'an unnamed model'!r} (digest {digest[:12]})" for digest, name in known.items()
         )
         raise ValueError(f"cannot compose cartridges that were made with different weights: {what}")
 

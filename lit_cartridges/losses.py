@@ -157,4 +157,4 @@ class LanguageHead(nn.Module):
         )
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
-        return logits
+        return logits.to(hidden.device)  # a device map may put the projection elsewhere

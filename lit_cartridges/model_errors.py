@@ -37,25 +37,27 @@ class Refused(Exception):
 
 
 @contextmanager
-def explained(name: str, *, setting: str = "model") -> Iterator[None]:
+def explained(name: str, *, setting: str = "model", revision: str | None = None) -> Iterator[None]:
     """Turn whatever goes wrong inside, while ``name`` is read, into a `ModelError`; being out of memory stays itself.
 
     Args:
         setting: how the user calls the setting that holds ``name``.
+        revision: of it, where one was given.
     """
     try:
         yield
     except (ModelError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise ModelError(f"{setting}={name!r}: {_reason(error)}") from error
+        at = "" if revision is None else f" (revision={revision!r})"
+        raise ModelError(f"{setting}={name!r}{at}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Refused):
         return str(error)
-    said = one_line(str(error))
-    if "trust_remote_code" in said:
+    whole, said = str(error), one_line(str(error))
+    if "trust_remote_code=True" in whole:
         return NEEDS_ITS_CODE
     if isinstance(error, pickle.UnpicklingError):
         return (
@@ -70,7 +72,7 @@ def _reason(error: Exception) -> str:
         if isinstance(error, kind):
             return reason
     for sign, reason in _BY_SIGN.items():
-        if sign in said:
+        if sign in whole:
             return reason
     return f"it cannot be loaded ({type(error).__name__}: {said})"
 

@@ -67,7 +67,7 @@ def locate(
         ModelError: see `resolve` and `find_adapter`; or a folder without a config.
     """
     source = resolve(name, setting=setting)
-    with explained(name, setting=setting):
+    with explained(name, setting=setting, revision=revision):
         _require_folder(source)
         _require_reachable(source, revision=revision, token=token)
         adapter = find_adapter(source, revision=revision, token=token)
@@ -113,7 +113,8 @@ def _ask_hub(source: str, *, revision: str | None, token: str | None) -> None:
     try:
         hf_hub_download(source, "config.json", revision=revision, token=token)
     except LocalEntryNotFoundError:
-        raise
+        if not isinstance(try_to_load_from_cache(source, "adapter_config.json", revision=revision), str):
+            raise
     except EntryNotFoundError:
         pass  # an adapter's repository, or one without a model, which transformers says
     finally:

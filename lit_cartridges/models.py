@@ -64,7 +64,7 @@ def load_config(
         ModelError: it cannot be read, or needs code of its own.
     """
     place = locate(name, revision=revision, token=token, setting=setting)
-    with explained(name, setting=setting):
+    with explained(name, setting=setting, revision=revision):
         config: PretrainedConfig = AutoConfig.from_pretrained(
             place.source, revision=place.revision, token=token, trust_remote_code=trust_remote_code
         )
@@ -82,7 +82,7 @@ def load_tokenizer(
 ) -> Any:
     """The model's tokenizer; an adapter's own, or its base's where it has none (arguments and errors as `load_config`)."""
     place = locate(name, revision=revision, token=token, setting=setting)
-    with explained(name, setting=setting):
+    with explained(name, setting=setting, revision=revision):
         source, at = place.source, place.revision
         if place.adapter is not None and get_tokenizer_config(
             place.adapter.place, revision=place.adapter.revision, token=token
@@ -127,7 +127,7 @@ def load_model(
     config = load_config(
         name, revision=revision, token=token, trust_remote_code=trust_remote_code, setting=setting
     )
-    with explained(name, setting=setting), _without_report():
+    with explained(name, setting=setting, revision=revision), _without_report():
         if Path(place.source).is_dir():
             require_readable_files(Path(place.source))
         options["dtype"] = dtype if dtype == "auto" else getattr(torch, dtype)

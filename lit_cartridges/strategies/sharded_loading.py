@@ -54,7 +54,7 @@ def load_sharded(
     model_config = load_config(name, trust_remote_code=trust_remote_code, setting=setting, **hub)
     wanted: Any = (model_config.dtype or torch.float32) if dtype == "auto" else getattr(torch, dtype)
     place = locate(name, setting=setting, **hub)
-    with explained(name, setting=setting):
+    with explained(name, setting=setting, revision=revision):
         folder = _folder(place, token)
         kind = model_classes(model_config)[0]
         with torch.device("meta"):
