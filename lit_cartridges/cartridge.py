@@ -25,6 +25,7 @@ from lit_cartridges.readable import unwrapped
 if TYPE_CHECKING:
     from lit_cartridges.attached import AttachedCartridge
 
+from lit_cartridges.base_weights import digest_of
 from lit_cartridges.cache_shapes import shape_differences
 
 
@@ -66,6 +67,7 @@ class Provenance:
     corpus_sha256: str = ""
     steps: int = 0
     loss: float | None = None
+    base: dict[str, Any] = field(default_factory=dict)  # of its weights: see `base_weights`
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -170,6 +172,7 @@ class Cartridge(nn.Module):
         first = cartridges[0]
         for other in cartridges[1:]:
             _require_same_model(first, other)
+        _require_same_weights(cartridges)
         parts = [c.tensors() for c in cartridges]
         cuts = [0 if keep_sinks or i == 0 else c.num_frozen_tokens for i, c in enumerate(cartridges)]
         keys, values = (
@@ -190,7 +193,10 @@ class Cartridge(nn.Module):
                 for layer in range(first.num_layers)
             ]
         notes = {"composed_of": [c.provenance.corpus_sha256 or c.provenance.init for c in cartridges]}
-        provenance = replace(first.provenance, init="compose", corpus_sha256="", loss=None, notes=notes)
+        base = next((c.provenance.base for c in cartridges if digest_of(c.provenance)), first.provenance.base)
+        provenance = replace(
+            first.provenance, init="compose", corpus_sha256="", loss=None, base=base, notes=notes
+        )
         return cls(keys, values, biases, num_frozen_tokens=first.num_frozen_tokens, provenance=provenance)
 
     def tensors(
@@ -325,6 +331,15 @@ def _require_same_model(first: Cartridge, other: Cartridge) -> None:
         differences = [f"(kv_heads, head_dim) per layer: {shapes[0]} against {shapes[1]}"]
     if differences:
         raise ValueError("cannot compose cartridges of different models: " + "; ".join(differences))
+
+
+def _require_same_weights(cartridges: Sequence[Cartridge]) -> None:
+    known = {digest_of(c.provenance): c.provenance.base_model for c in cartridges if digest_of(c.provenance)}
+    if len(known) > 1:
+        what = ", ".join(
+            f"{name or 'an unnamed model'!r} (digest {digest[:12]})" for digest, name in known.items()
+        )
+        raise ValueError(f"cannot compose cartridges that were made with different weights: {what}")
 
 
 def _plain(value: Any) -> Any:

@@ -164,7 +164,7 @@ class LanguageHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         model = self._model[0]
         logits: Tensor = type(model).forward(model, inputs_embeds=hidden[None], use_cache=False).logits[0]
-        return logits
+        return logits.to(hidden.device)  # a device map may put the projection elsewhere
 
 
 class _Handed(BaseModelOutputWithPast):

@@ -17,16 +17,18 @@ from typing import Any
 
 import lightning as L
 import torch
+from jsonargparse.typing import SecretStr
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from lit_cartridges.attention import reads_prefixes
+from lit_cartridges.base_weights import digest_of, plain_token
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.data.batch import PackedBatch
 from lit_cartridges.init import FirstTokens, InitStrategy
 from lit_cartridges.init.init_cost import InitCost, measured_init
 from lit_cartridges.losses import LanguageHead, Objective, TopKDistillation, chunked_loss
-from lit_cartridges.models import load_config, load_tokenizer
+from lit_cartridges.models import stays_in_place
 from lit_cartridges.new_cartridge import checkpoint_cartridge, init_context, new_cartridge
 from lit_cartridges.packed_forward import student_hidden, teacher_hidden
 from lit_cartridges.precision import require_fp32, require_full_precision, require_no_autocast
@@ -34,7 +36,7 @@ from lit_cartridges.recomputing import recomputes_layers
 from lit_cartridges.resuming import KEY, Resumption, read_checkpoint
 from lit_cartridges.run_progress import recount_batches, warm_up_and_cosine
 from lit_cartridges.run_settings import constructed, model_identity
-from lit_cartridges.strategies.frozen_models import in_step, load_frozen_model
+from lit_cartridges.strategies.frozen_models import FrozenModel, in_step, load_frozen_model
 from lit_cartridges.teachers.tokenizer_check import tokenizer_fingerprint
 
 
@@ -57,6 +59,11 @@ class LitCartridge(L.LightningModule):
         gradient_checkpointing: recompute layers in the backward pass to save memory.
         loss_chunk_tokens: answer tokens whose logits exist at a time.
         seed: of the init strategy.
+        revision: branch, tag or commit of ``model`` on the Hub; by default its main branch.
+        token: for private and gated models of the Hub, where HF_TOKEN does not hold it; it is written nowhere.
+        trust_remote_code: run code that comes with ``model`` or ``teacher_model``.
+        device_map: "auto", or a device per module of the frozen models, which accelerate then spreads; one process only.
+        quantization_config: of the frozen models, as transformers takes it: ``{load_in_4bit: true}``.
     """
 
     def __init__(
@@ -76,6 +83,11 @@ class LitCartridge(L.LightningModule):
         gradient_checkpointing: bool = False,
         loss_chunk_tokens: int = 1024,
         seed: int = 0,
+        revision: str | None = None,
+        token: SecretStr | str | None = None,
+        trust_remote_code: bool = False,
+        device_map: str | dict[str, int | str] | None = None,
+        quantization_config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= num_frozen_tokens < num_tokens:
@@ -94,6 +106,21 @@ class LitCartridge(L.LightningModule):
         self.warmup_steps, self.final_lr_share = warmup_steps, final_lr_share
         self.dtype_name, self.gradient_checkpointing = dtype, gradient_checkpointing
         self.loss_chunk_tokens, self.seed = loss_chunk_tokens, seed
+        self._student = FrozenModel(
+            setting="model.model",
+            name=model,
+            dtype=dtype,
+            revision=revision,
+            token=plain_token(token),
+            trust_remote_code=trust_remote_code,
+            device_map=device_map,
+            quantization_config=quantization_config,
+        )
+        self._teacher = None
+        if teacher_model is not None:  # a revision is of one repository
+            self._teacher = replace(
+                self._student, setting="model.teacher_model", name=teacher_model, revision=None
+            )
         self.cartridge: Cartridge | None = None
         self.init_cost: InitCost | None = None
         self.student: PreTrainedModel | None = None
@@ -104,12 +131,12 @@ class LitCartridge(L.LightningModule):
     @cached_property
     def model_config(self) -> PretrainedConfig:
         """The student's config; known before its weights are."""
-        return load_config(self.model_name)
+        return self._student.config()
 
     @cached_property
     def tokenizer(self) -> Any:
         """The student's tokenizer."""
-        return load_tokenizer(self.model_name)
+        return self._student.tokenizer()
 
     def setup(self, stage: str) -> None:
         """Checks that need the configs only."""
@@ -129,8 +156,10 @@ class LitCartridge(L.LightningModule):
                 f"model.num_tokens={self.num_tokens} leaves no position for the user: {self.model_name} has "
                 f"max_position_embeddings={limit}; choose fewer"
             )
-        if self.teacher_name is not None:
-            theirs = tokenizer_fingerprint(load_tokenizer(self.teacher_name))
+        self._student.require_loadable(self.trainer.strategy)
+        if self._teacher is not None:
+            self._teacher.require_loadable(self.trainer.strategy)
+            theirs = tokenizer_fingerprint(self._teacher.tokenizer())
             if theirs != tokenizer_fingerprint(self.tokenizer):
                 raise ValueError(
                     f"model.teacher_model={self.teacher_name!r} has another tokenizer than {self.model_name}; a teacher "
@@ -140,14 +169,13 @@ class LitCartridge(L.LightningModule):
     def configure_model(self) -> None:
         """Load the frozen models and start the cartridge, if that is still to be done, and attach both."""
         if self.student is None:
-            load = partial(
-                load_frozen_model, self.trainer.strategy, dtype=self.dtype_name, device=self.device
-            )
-            self.student = load(self.model_name)
-            if self.teacher_name is not None:
-                self.teacher = load(self.teacher_name)
-            self.head = LanguageHead(self.student)
-            self.teacher_head = LanguageHead(self.frozen_teacher)
+            load = partial(load_frozen_model, self.trainer.strategy, device=self.device)
+            self._hold("student", load(self.model_name, **self._student.options))
+            if self._teacher is not None:
+                self._hold("teacher", load(self._teacher.name, **self._teacher.options))
+            assert self.student is not None
+            self.head: LanguageHead = LanguageHead(self.student)
+            self.teacher_head: LanguageHead = LanguageHead(self.frozen_teacher)
         for frozen in {self.student, self.frozen_teacher}:
             self._attached.enter_context(reads_prefixes(frozen))
         data: Any = getattr(self.trainer, "datamodule", None)
@@ -175,6 +203,18 @@ class LitCartridge(L.LightningModule):
     def on_train_start(self) -> None:
         """Keep what this run is made with, for its checkpoints."""
         self.resumption.begin(self.trainer)
+
+    def load_teacher(self) -> PreTrainedModel:
+        """The model that asks and answers, without a trainer."""
+        source = self._teacher or self._student
+        return load_frozen_model(None, source.name, device=torch.device("cpu"), **source.options)
+
+    def _hold(self, name: str, model: PreTrainedModel) -> None:
+        """As an attribute; one that stays where it was loaded is kept from those who move this module."""
+        if stays_in_place(model):
+            self.__dict__[name] = model
+        else:
+            setattr(self, name, model)
 
     @property
     def frozen_teacher(self) -> PreTrainedModel:
@@ -294,6 +334,7 @@ class LitCartridge(L.LightningModule):
             "num_tokens": self.cartridge.num_tokens,
             "num_frozen_tokens": self.cartridge.num_frozen_tokens,
             "init": known.init,
+            "digest": digest_of(known),
         }
 
         checkpoint[KEY] = self.resumption.settings(self.trainer)
@@ -316,9 +357,13 @@ class LitCartridge(L.LightningModule):
         assert self.cartridge is not None
         self.resumption.accept(checkpoint, self.trainer)
         known = dict(checkpoint.get("cartridge", {}))
-        init = known.pop(
-            "init", self.cartridge.provenance.init
-        )  # of the run that began, where that is not known
+        init = known.pop("init", self.cartridge.provenance.init)  # of the run that began, whatever is set now
+        digest, mine = known.pop("digest", ""), digest_of(self.cartridge.provenance)
+        if digest and mine and digest != mine:
+            raise ValueError(
+                f"the checkpoint was made with other weights of model.model={self.model_name!r} (digest {digest[:12]}) than "
+                f"this run has ({mine[:12]}); give the model that it was made with, or --resume never"
+            )
         self.cartridge.provenance = replace(self.cartridge.provenance, init=init)
         recount_batches(checkpoint, checkpoint["global_step"] * self.trainer.accumulate_grad_batches)
 

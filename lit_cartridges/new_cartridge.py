@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from lit_cartridges.base_weights import base_of
 from lit_cartridges.cartridge import Cartridge, Fingerprint, Provenance
 from lit_cartridges.data import SelfStudyDataModule
 from lit_cartridges.init import InitContext, InitStrategy
@@ -116,6 +117,7 @@ def _provenance(
     return Provenance(
         base_model=base_model,
         fingerprint=Fingerprint.of_config(model.config),
+        base=base_of(model),
         init=init.describe(),
         corpus_sha256=data.corpus.sha256,
     )

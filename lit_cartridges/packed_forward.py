@@ -21,7 +21,8 @@ def student_hidden(model: PreTrainedModel, cartridge: Cartridge, batch: PackedBa
     hidden = model.base_model(
         batch.input_ids, position_ids=positions, use_cache=False, reading=reading
     ).last_hidden_state
-    return hidden[0, batch.target_rows]
+    # A model that a device map spreads ends on another device than it begins on.
+    return hidden.to(batch.input_ids.device)[0, batch.target_rows]
 
 
 @torch.no_grad()
@@ -40,4 +41,4 @@ def teacher_hidden(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
         use_cache=False,
         reading=Reading(lengths=lengths),
     ).last_hidden_state
-    return hidden[0, batch.target_rows + shift[batch.label_rows]]
+    return hidden.to(device)[0, batch.target_rows + shift[batch.label_rows]]

@@ -76,7 +76,7 @@ def test_the_header_says_the_same_as_the_json(cartridge, tmp_path):
     known = json.loads((tmp_path / "cartridge.json").read_text())
     assert header == known
     assert set(known) == OLD_FIELDS | {"tensors_sha256", "sha256"}
-    names = {"base_model", "fingerprint", "init", "corpus_sha256", "steps", "loss", "notes"}
+    names = {"base_model", "fingerprint", "init", "corpus_sha256", "steps", "loss", "base", "notes"}
     assert set(known["provenance"]) == names
     assert set(known["provenance"]["fingerprint"]) == {"num_layers", "num_kv_heads", "head_dim", "rope"}
 

@@ -36,6 +36,7 @@ def test_a_checkpoint_holds_the_cartridge_the_optimizer_and_the_stream_alone(
         "num_tokens": 8,
         "num_frozen_tokens": 1,
         "init": "FirstTokens",
+        "digest": module.cartridge.provenance.base["digest"],
     }
     (optimizer,) = checkpoint["optimizer_states"]
     assert {len(optimizer["state"])} == {4}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import Cache, PretrainedConfig, PreTrainedModel
 
+from lit_cartridges.base_weights import base_of
 from lit_cartridges.cartridge import Cartridge, Fingerprint, Provenance
 from lit_cartridges.cascade.cascade_layer import HEAD_REDUCTIONS, CascadeLayer
 from lit_cartridges.cascade.rotation import Rotation
@@ -174,6 +175,7 @@ class CascadingCache(Cache):
         provenance = Provenance(
             base_model=model.config._name_or_path,
             fingerprint=Fingerprint.of_config(model.config),
+            base=base_of(model),
             init="cascade",
             notes={"cascade": self.settings(), "tokens_read": int(self.layers[0].seen[row])},
         )

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 import torch
 
 from lit_cartridges.attached import AttachedCartridge
+from lit_cartridges.base_weights import other_weights, with_recorded
 from lit_cartridges.cartridge import Cartridge
+from lit_cartridges.commands.model_options import add_model_options, model_options
 from lit_cartridges.commands.reply_streamer import ReplyStreamer
-from lit_cartridges.models import load_model, load_tokenizer
+from lit_cartridges.models import hub_options, load_model, load_tokenizer
 from lit_cartridges.self_study.renderer import user
 from lit_cartridges.teachers.conversation import Message
 from lit_cartridges.terminal import printable, printable_line
@@ -25,15 +28,25 @@ def main(args: list[str]) -> None:
         "--max_new_tokens", type=int, default=512, help="longest answer (default: %(default)s)"
     )
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
-    parser.add_argument("--dtype", default="auto", help="of the model: auto, float32, bfloat16, float16")
+    parser.add_argument(
+        "--dtype",
+        help="of the model: auto (its files'), float32, bfloat16, float16 (default: the cartridge's)",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_model_options(parser)
     options = parser.parse_args(args)
     cartridge = Cartridge.compose([Cartridge.from_pretrained(path) for path in options.cartridges])
-    name = options.model or cartridge.provenance.base_model
+    name, settings = with_recorded(
+        [cartridge.provenance], options.model, {"dtype": options.dtype, **model_options(options)}
+    )
     if not name:
         raise ValueError("the cartridge does not name its model; give --model")
-    model = load_model(name, dtype=options.dtype, device=options.device)
-    attached = cartridge.attach(model, load_tokenizer(name))
+    setting = "--model" if options.model else "base_model of the cartridge"
+    tokenizer = load_tokenizer(name, setting=setting, **hub_options(settings))
+    model = load_model(name, device=options.device, setting=setting, **settings)
+    attached = cartridge.attach(model, tokenizer)
+    if difference := other_weights(cartridge, model):
+        print(printable_line(f"warning: {difference}"), file=sys.stderr)
     print(
         f"{printable_line(name)} with {cartridge.num_tokens} positions in front. /new starts over, an empty line ends."
     )

@@ -35,7 +35,6 @@ def main(args: list[str]) -> None:
 def synthesize(recipe_args: list[str], *, output: Path, num_conversations: int) -> int:
     """Make the conversations and write them to ``output``; returns their number."""
     from lit_cartridges.commands.trainer_cli import CartridgeCLI
-    from lit_cartridges.models import load_model
     from lit_cartridges.self_study.room import require_room
     from lit_cartridges.teachers.local import LocalTeacher
 
@@ -46,7 +45,7 @@ def synthesize(recipe_args: list[str], *, output: Path, num_conversations: int) 
     require_room(synthesizer, module.model_config)
     model = None
     if isinstance(data.teacher, LocalTeacher):
-        model = load_model(module.teacher_name or module.model_name, dtype=module.dtype_name)
+        model = module.load_teacher()
     data.teacher.bind(model, module.tokenizer)
     parts = Recording(
         output.with_suffix(".parts"),

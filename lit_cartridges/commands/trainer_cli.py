@@ -58,7 +58,11 @@ class SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """See the class."""
         if stage == "fit":
-            text = self.parser.dump(self.config, skip_unset=False)
+            config = self.config.clone()
+            config["model.token"] = (
+                None  # a secret, and what stands in its place when it is dumped is no token
+            )
+            text = self.parser.dump(config, skip_unset=False)
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / "config.yaml", text.encode())

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse.typing import SecretStr
 from transformers import PretrainedConfig, PreTrainedModel
 
+from lit_cartridges.base_weights import other_weights, plain_token, with_recorded
 from lit_cartridges.cartridge import Cartridge, Fingerprint
 from lit_cartridges.cartridge_files import write_atomically
 from lit_cartridges.cascade.options import CascadeOptions
@@ -32,7 +35,7 @@ from lit_cartridges.evals.system import (
 )
 from lit_cartridges.evals.table import text_table
 from lit_cartridges.evals.task import EvalError, EvalTask
-from lit_cartridges.models import load_config, load_model, load_tokenizer
+from lit_cartridges.models import hub_options, load_config, load_model, load_tokenizer
 from lit_cartridges.self_study.corpus import Corpus, open_corpus
 from lit_cartridges.self_study.renderer import ChatRenderer
 from lit_cartridges.terminal import printable
@@ -57,8 +60,13 @@ def evaluate_command(
     cascade: CascadeOptions = _CASCADE,
     system_template: str = "{chunk}",
     enable_thinking: bool = False,
-    dtype: str = "auto",
+    dtype: str | None = None,
     device: str = "auto",
+    revision: str | None = None,
+    token: SecretStr | str | None = None,
+    trust_remote_code: bool = False,
+    device_map: str | dict[str, int | str] | None = None,
+    quantization_config: dict[str, Any] | None = None,
     progress: bool = True,
 ) -> list[EvalResult]:
     """Score cartridges and baselines on a task.
@@ -80,8 +88,14 @@ def evaluate_command(
         cascade: the size of the cache of cascade, and of streaming_llm, which has one sub-cache in any case.
         system_template: the system message in which the baselines show the corpus, as ``{chunk}``.
         enable_thinking: let models that can think do so.
-        dtype: of the model: "auto" (as in its files), "float32", "bfloat16", "float16".
+        dtype: of the model: "auto" (as in its files), "float32", "bfloat16", "float16"; by default what the cartridge that
+            names it was made with.
         device: "auto", "cpu", "cuda", "cuda:1", …
+        revision: branch, tag or commit of the model on the Hub; by default the cartridge's, if that names the model.
+        token: for private and gated models of the Hub, where HF_TOKEN does not hold it.
+        trust_remote_code: run code that comes with the model.
+        device_map: "auto", or a device per module, which accelerate then spreads; ``device`` is not used then.
+        quantization_config: as transformers takes it: ``{load_in_4bit: true}``, likewise.
         progress: show a bar.
 
     Returns:
@@ -104,11 +118,22 @@ def evaluate_command(
         raise EvalError(f"compose=true needs at least 2 cartridges, got {len(cartridges)}")
     questions = task.pick(num_questions)
     loaded = _load_cartridges(cartridges)
-    name = model or next((c.provenance.base_model for c in loaded.values() if c.provenance.base_model), None)
+    given = {
+        "dtype": dtype,
+        "revision": revision,
+        "token": plain_token(token),
+        "trust_remote_code": trust_remote_code,
+        "device_map": device_map,
+        "quantization_config": quantization_config,
+    }
+    name, settings = with_recorded([c.provenance for c in loaded.values()], model, given)
     if name is None:
         raise EvalError("no cartridge names its model; set model")
-    _require_made_for(load_config(name), name, loaded)
-    tokenizer = load_tokenizer(name)
+    setting = "model" if model else "base_model of the cartridge"
+    hub = hub_options(settings) | {"setting": setting}
+    config = load_config(name, **hub)
+    _require_made_for(config, name, loaded)
+    tokenizer = load_tokenizer(name, **hub)
     renderer = ChatRenderer(tokenizer, system_template=system_template, enable_thinking=enable_thinking)
     documents = open_corpus(corpus) if isinstance(corpus, str | Path) else corpus
     corpus_ids: TokenIds = documents.token_ids(tokenizer) if documents is not None else []
@@ -116,11 +141,13 @@ def evaluate_command(
     if compose:
         loaded[COMPOSED] = Cartridge.compose(list(loaded.values()))
     for title, cartridge in loaded.items():
-        require_room(load_config(name), title, cartridge.num_tokens, reserve)
+        require_room(config, title, cartridge.num_tokens, reserve)
     for stream in set(systems) & set(STREAMS):
-        stream_options(stream, cascade).new_cache(load_config(name))  # sizes that cannot be are refused here
-    frozen: Any = load_model(name, dtype=dtype)
-    frozen.to(_device(device))
+        stream_options(stream, cascade).new_cache(config)  # sizes that cannot be are refused here
+    frozen: Any = load_model(name, device=_device(device), setting=setting, **settings)
+    for title, cartridge in loaded.items():
+        if difference := other_weights(cartridge, frozen):
+            print(f"warning: {title}: {difference}", file=sys.stderr)
 
     limits = {"reserve_tokens": reserve, "max_context_tokens": max_context_tokens}
     results = []

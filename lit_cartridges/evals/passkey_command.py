@@ -6,9 +6,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
+from jsonargparse.typing import SecretStr
 
+from lit_cartridges.base_weights import plain_token
 from lit_cartridges.cartridge_files import write_atomically
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.evals.cascade_system import STREAMING_LLM, STREAMS
@@ -43,6 +46,11 @@ def passkey_command(
     out: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    revision: str | None = None,
+    token: SecretStr | str | None = None,
+    trust_remote_code: bool = False,
+    device_map: str | dict[str, int | str] | None = None,
+    quantization_config: dict[str, Any] | None = None,
 ) -> list[PasskeyCell]:
     """Ask for a key that was stated once in filler, by the text's length and the key's depth.
 
@@ -59,6 +67,11 @@ def passkey_command(
         out: JSON file for the figures.
         dtype: of the model: "auto" (as in its files), "float32", "bfloat16", "float16".
         device: "auto", "cpu", "cuda", "cuda:1", …
+        revision: branch, tag or commit of the model on the Hub.
+        token: for private and gated models of the Hub, where HF_TOKEN does not hold it.
+        trust_remote_code: run code that comes with the model.
+        device_map: "auto", or a device per module, which accelerate then spreads; ``device`` is not used then.
+        quantization_config: as transformers takes it: ``{load_in_4bit: true}``.
 
     Returns:
         One cell per system, length and depth. "icl" is left out, with a line, where a text does not fit.
@@ -71,15 +84,21 @@ def passkey_command(
         raise EvalError(f"systems={list(systems)} must name some of {', '.join(PASSKEY_SYSTEMS)}")
     if samples < 1 or not depths or any(not 0 <= depth <= 1 for depth in depths):
         raise EvalError(f"samples={samples} must be at least 1, and depths={list(depths)} lie in 0..1")
-    config = load_config(model)
+    hub: dict[str, Any] = {
+        "revision": revision,
+        "token": plain_token(token),
+        "trust_remote_code": trust_remote_code,
+    }
+    config = load_config(model, **hub)
     for system in set(systems) & set(STREAMS):
         (cascade.streaming_llm() if system == STREAMING_LLM else cascade).new_cache(config)
     sizes = list(lengths or [cascade.total_tokens * times for times in (1, 4, 16, 64)])
-    renderer, language = ChatRenderer(load_tokenizer(model)), language or EnglishPasskey()
+    renderer, language = ChatRenderer(load_tokenizer(model, **hub)), language or EnglishPasskey()
     for size in sizes:
         language.sample(renderer.tokenizer, num_tokens=size, depth=0.0, seed=0)
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    frozen = load_model(model, dtype=dtype, device=chosen)
+    held: dict[str, Any] = {"device_map": device_map, "quantization_config": quantization_config}
+    frozen = load_model(model, dtype=dtype, device=chosen, **hub, **held)
     cells = []
     for system in systems:
         for size in sizes:

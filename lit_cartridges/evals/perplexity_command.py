@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse.typing import SecretStr
 
+from lit_cartridges.base_weights import plain_token
 from lit_cartridges.cartridge_files import write_atomically
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.evals.cascade_system import CASCADE, STREAMING_LLM
@@ -37,6 +39,11 @@ def perplexity_command(
     out: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    revision: str | None = None,
+    token: SecretStr | str | None = None,
+    trust_remote_code: bool = False,
+    device_map: str | dict[str, int | str] | None = None,
+    quantization_config: dict[str, Any] | None = None,
 ) -> list[StreamingResult]:
     """Perplexity of documents that are streamed, each from a fresh cache, every token scored once.
 
@@ -53,6 +60,11 @@ def perplexity_command(
         out: JSON file for the figures.
         dtype: of the model: "auto" (as in its files), "float32", "bfloat16", "float16".
         device: "auto", "cpu", "cuda", "cuda:1", …
+        revision: branch, tag or commit of the model on the Hub.
+        token: for private and gated models of the Hub, where HF_TOKEN does not hold it.
+        trust_remote_code: run code that comes with the model.
+        device_map: "auto", or a device per module, which accelerate then spreads; ``device`` is not used then.
+        quantization_config: as transformers takes it: ``{load_in_4bit: true}``.
 
     Returns:
         One result per system, in the given order.
@@ -63,12 +75,18 @@ def perplexity_command(
     unknown = [system for system in systems if system not in STREAMING_SYSTEMS]
     if unknown or not systems:
         raise EvalError(f"systems={list(systems)} must name some of {', '.join(STREAMING_SYSTEMS)}")
-    config = load_config(model)
+    hub: dict[str, Any] = {
+        "revision": revision,
+        "token": plain_token(token),
+        "trust_remote_code": trust_remote_code,
+    }
+    config = load_config(model, **hub)
     for system in set(systems) & {CASCADE, STREAMING_LLM}:
         (cascade.streaming_llm() if system == STREAMING_LLM else cascade).new_cache(config)
-    documents = _documents(corpora, load_tokenizer(model), num_tokens, plain)
+    documents = _documents(corpora, load_tokenizer(model, **hub), num_tokens, plain)
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    frozen = load_model(model, dtype=dtype, device=chosen)
+    held: dict[str, Any] = {"device_map": device_map, "quantization_config": quantization_config}
+    frozen = load_model(model, dtype=dtype, device=chosen, **hub, **held)
     results = []
     for system in systems:
         try:

@@ -16,7 +16,7 @@ def with_base_model(cartridge: Cartridge, name: str) -> Cartridge:
         ValueError: its keys and values, or the fingerprint that it brings, are not that model's; the message names
             each difference.
     """
-    config = load_config(name)
+    config = load_config(name, setting="--base-model")
     theirs, said = Fingerprint.of_config(config), cartridge.provenance.fingerprint
     differences = said.differences(theirs) if said else []
     if differences := [*differences, *shape_differences(*cartridge.tensors(), config)]:

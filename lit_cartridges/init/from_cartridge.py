@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+
+from lit_cartridges.base_weights import other_weights
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.init.init_strategy import InitContext, InitialTensors, InitStrategy
 
@@ -25,6 +28,8 @@ class FromCartridge(InitStrategy):
         """See `InitStrategy.tensors`."""
         cartridge = Cartridge.from_pretrained(self.path)
         cartridge.require_fit(context.model)
+        if difference := other_weights(cartridge, context.model):
+            warnings.warn(f"init.path={self.path!r}: {difference}", stacklevel=2)
         cartridge.requires_grad_(False).to(context.model.device)
         old = InitialTensors(*cartridge.tensors(), cartridge.biases())
         if old.num_tokens >= context.num_tokens:

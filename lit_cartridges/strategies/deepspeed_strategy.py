@@ -119,12 +119,22 @@ class CartridgeDeepSpeedStrategy(DeepSpeedStrategy):
         """Nothing: `load_frozen_model` shards what is to be sharded, and the cartridge is not."""
         yield
 
-    def load_frozen_model(self, name: str, *, dtype: str) -> Any:
+    @property
+    def shards_frozen_models(self) -> bool:
+        """Whether frozen models are loaded by `load_sharded`, which takes whole models in safetensors files only."""
+        return self.stage == 3
+
+    def load_frozen_model(self, name: str, *, dtype: str, **options: Any) -> Any:
         """The module calls this instead of `load_model`; ends with the model's output head whole everywhere."""
         if self.stage < 3:
-            return load_model(name, dtype=dtype, device=self.root_device)
+            return load_model(name, dtype=dtype, device=self.root_device, **options)
+        hub = {
+            key: value for key, value in options.items() if key not in ("device_map", "quantization_config")
+        }
         with isolate_rng():
-            model = load_sharded(name, dtype=dtype, device=self.root_device, config=self._frozen_config())
+            model = load_sharded(
+                name, dtype=dtype, device=self.root_device, config=self._frozen_config(), **hub
+            )
         self._sharded.append(ShardedWeights(model))
         models = [*(self._lock_step.models if self._lock_step else ()), model]
         self._lock_step = LockStep(models, device=self.root_device)

@@ -6,7 +6,6 @@ every layer from the files, which are mapped into memory and so read from disk o
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from itertools import groupby
@@ -15,36 +14,51 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
-from lit_cartridges.models import load_config, resolve
+from lit_cartridges.base_weights import note_base
+from lit_cartridges.model_errors import Refused, explained
+from lit_cartridges.models import Place, base_facts, load_config, locate, model_classes
 from lit_cartridges.strategies.nvme_shards import nvme_shards
 from lit_cartridges.strategies.returned_memory import return_large_blocks
 from lit_cartridges.strategies.sharded_weights import shard, sharded_modules
+from lit_cartridges.weight_files import SINGLE, file_of_tensors, require_readable_files, tensors_of
 
-_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 
-
-def load_sharded(name: str, *, dtype: str, device: torch.device, config: dict[str, Any]) -> PreTrainedModel:
+def load_sharded(
+    name: str,
+    *,
+    dtype: str,
+    device: torch.device,
+    config: dict[str, Any],
+    revision: str | None = None,
+    token: str | None = None,
+    trust_remote_code: bool = False,
+    setting: str = "model",
+) -> PreTrainedModel:
     """The model as `lit_cartridges.models.load_model` gives it, its layers sharded over all processes.
 
     Args:
         dtype: "auto" (that of its config), "float32", "bfloat16" or "float16".
         device: where layers run.
         config: DeepSpeed's, of stage 3.
+        revision, token, trust_remote_code, setting: as `load_model` takes them.
 
     Raises:
         ValueError: the model has no safetensors files, or they lack some of its weights; or its layers cannot be sharded.
     """
     if device.type == "cpu":
         return_large_blocks()
-    model_config = load_config(name)
+    hub: dict[str, Any] = {"revision": revision, "token": token}
+    model_config = load_config(name, trust_remote_code=trust_remote_code, setting=setting, **hub)
     wanted: Any = (model_config.dtype or torch.float32) if dtype == "auto" else getattr(torch, dtype)
-    folder = _folder(name)
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(model_config, dtype=wanted)
+    place = locate(name, setting=setting, **hub)
+    with explained(name, setting=setting, revision=revision):
+        folder = _folder(place, token)
+        kind = model_classes(model_config)[0]
+        with torch.device("meta"):
+            model: Any = kind.from_config(model_config, dtype=wanted, trust_remote_code=trust_remote_code)
     model.eval().requires_grad_(False)
     _make_buffers(model, device)
     model.tie_weights()
@@ -57,24 +71,28 @@ def load_sharded(name: str, *, dtype: str, device: torch.device, config: dict[st
     missing = [key for key, x in (*model.named_parameters(), *model.named_buffers()) if x.is_meta]
     if missing:
         raise ValueError(
-            f"model={name!r}: its files lack {', '.join(missing[:5])}, {len(missing)} tensors in all"
+            f"{setting}={name!r}: its files lack {', '.join(missing[:5])}, {len(missing)} tensors in all"
         )
     model.config._name_or_path = name
+    note_base(model, base_facts(place, revision=revision, dtype=wanted, config=model_config))
     if (folder / "generation_config.json").exists():
         model.generation_config = GenerationConfig.from_pretrained(str(folder))
     return model
 
 
-def _folder(name: str) -> Path:
-    place = resolve(name)
-    if not Path(place).is_dir():
-        place = snapshot_download(place, allow_patterns=["*.json", "*.safetensors"])
-    folder = Path(place)
-    if not (folder / _INDEX).exists() and not (folder / _SINGLE).exists():
-        raise ValueError(
-            f"model={name!r} has no {_SINGLE}: only safetensors files can be loaded shard by shard; convert it by "
-            "loading it once and calling save_pretrained"
+def _folder(place: Place, token: str | None) -> Path:
+    folder = Path(place.source)
+    if not folder.is_dir():
+        patterns = ["*.json", "*.safetensors"]
+        folder = Path(
+            snapshot_download(place.source, revision=place.revision, token=token, allow_patterns=patterns)
         )
+    if not file_of_tensors(folder):
+        raise Refused(
+            f"it has no {SINGLE}: only safetensors files can be loaded shard by shard; convert it by loading it once and "
+            "calling save_pretrained"
+        )
+    require_readable_files(folder)
     return folder
 
 
@@ -90,20 +108,10 @@ def _make_buffers(model: Any, device: torch.device) -> None:
 
 def _layers(model: Any, folder: Path) -> Iterator[dict[str, Tensor]]:
     """The tensors of the files under the model's names, the keys of one layer at a time."""
-    if (folder / _INDEX).exists():
-        file_of = json.loads((folder / _INDEX).read_text())["weight_map"]
-        if odd := [name for name in file_of.values() if Path(name).name != name]:
-            raise ValueError(f"{folder / _INDEX} names a file outside its folder: {odd[0]!r}")
-    else:
-        with safe_open(str(folder / _SINGLE), framework="pt") as file:
-            file_of = dict.fromkeys(file.keys(), _SINGLE)
+    file_of = file_of_tensors(folder)
     for _, keys in groupby(sorted(file_of, key=_layer_of), key=_layer_of):
-        tensors: dict[str, Tensor] = {}
-        for file_name, own in groupby(sorted(keys, key=file_of.__getitem__), key=file_of.__getitem__):
-            # Opened anew for each layer: what has been read of a mapped file counts as memory until it is closed.
-            with safe_open(str(folder / file_name), framework="pt") as file:
-                tensors |= {key: file.get_tensor(key) for key in own}
-        yield from _converted(model, tensors)
+        # Opened anew for each layer: what has been read of a mapped file counts as memory until it is closed.
+        yield from _converted(model, dict(tensors_of(folder, file_of, list(keys))))
 
 
 def _layer_of(key: str) -> tuple[str, int]:
