@@ -21,6 +21,8 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
+from lit_cartridges.readable import UnreadableModelError
+
 _LONGEST_REASON = 300
 NEEDS_ITS_CODE = (
     "it needs code of its own to load, and a stranger's code is not run; if you have read it and trust it, set "
@@ -54,7 +56,7 @@ def explained(name: str, *, setting: str = "model", revision: str | None = None)
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Refused):
+    if isinstance(error, Refused | UnreadableModelError):
         return str(error)
     whole, said = str(error), one_line(str(error))
     if "trust_remote_code=True" in whole:

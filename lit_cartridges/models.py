@@ -33,6 +33,7 @@ from lit_cartridges.base_weights import DTYPES, note_base
 from lit_cartridges.loaded_weights import require_whole
 from lit_cartridges.model_errors import NEEDS_ITS_CODE, ModelError, Refused, explained
 from lit_cartridges.model_places import Place, locate, resolve
+from lit_cartridges.readable import require_readable
 from lit_cartridges.weight_files import require_readable_files
 from lit_cartridges.weights_digest import weights_digest
 
@@ -128,6 +129,8 @@ def load_model(
         name, revision=revision, token=token, trust_remote_code=trust_remote_code, setting=setting
     )
     with explained(name, setting=setting, revision=revision), _without_report():
+        model_classes(config)
+        require_readable(config)
         if Path(place.source).is_dir():
             require_readable_files(Path(place.source))
         options["dtype"] = dtype if dtype == "auto" else getattr(torch, dtype)

@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from transformers import PretrainedConfig, PreTrainedModel
 
 from lit_cartridges.models import load_config, load_model, load_tokenizer, locate
+from lit_cartridges.readable import require_readable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,8 @@ class FrozenModel:
         return {"dtype": self.dtype, **self.hub, **held}
 
     def require_loadable(self, strategy: Any) -> None:
-        """Raise ValueError, before anything is loaded, when the strategy cannot hold such a model."""
+        """Raise ValueError, before anything is loaded, when it cannot read or the strategy cannot hold such a model."""
+        require_readable(self.config())
         kind = type(strategy).__name__
         if self.device_map is not None and not isinstance(strategy, SingleDeviceStrategy):
             raise ValueError(
