@@ -6,7 +6,7 @@ import html
 import re
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
