@@ -22,9 +22,10 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEEPSPEED := $(VENV)/.installed-deepspeed
 VLLM := $(VENV)-vllm
+NEWEST := $(VENV)-newest
 INSTALLED := build/installed
 
-.PHONY: help install install-deepspeed install-vllm demo test test-distributed test-faults test-gpu test-vllm install-slurm test-slurm lint format typecheck bench clean
+.PHONY: help install install-deepspeed install-vllm demo test test-distributed test-faults test-gpu test-newest test-vllm install-slurm test-slurm lint format typecheck bench clean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +52,16 @@ demo: $(STAMP) ## train and compare cartridges on the bundled model, at most 10 
 
 test: $(STAMP) ## run the tests, in parallel (PYTEST_ARGS, TEST_PROCESSES)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_PROCESSES) --dist worksteal $(PYTEST_ARGS)
+
+# An environment on top of .venv that holds only what is newer than constraints.txt; looked up anew each time.
+test-newest: $(STAMP) ## run the quick tests with the newest transformers, lightning and jsonargparse of the registry (PYTEST_ARGS)
+	@[ -x $(NEWEST)/bin/python ] || $(PY) -m venv $(VENV_ARGS) $(NEWEST)
+	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(NEWEST)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade transformers lightning 'jsonargparse[omegaconf,signatures]'
+	$(NEWEST)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@$(NEWEST)/bin/python -c 'from importlib.metadata import version as v; print(*(f"{n} {v(n)}" for n in ("transformers", "lightning", "jsonargparse")))'
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m 'not slow' $(PYTEST_ARGS)
 
 $(DEEPSPEED): $(STAMP)
 	$(PY) -m pip install --quiet -c $(VENV)/constraints.txt --no-build-isolation -e '.[deepspeed]'

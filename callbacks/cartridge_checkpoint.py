@@ -24,9 +24,11 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
+from lit_cartridges.cartridge_description import not_finite
 from lit_cartridges.checkpoint_files import BEST, LAST, PREVIOUS, AtomicCheckpointIO
 from lit_cartridges.data.batch import PackedBatch
 from lit_cartridges.run_folder import RunFolder
+from lit_cartridges.run_settings import constructed
 
 _log = logging.getLogger(__name__)
 
@@ -146,15 +148,26 @@ class CartridgeCheckpoint(Checkpoint):
         self._let_go()
 
     def state_dict(self) -> dict[str, Any]:
-        """The best figure so far."""
-        return {"best": self.best}
+        """The best figure so far, and of what."""
+        return {"best": self.best, "monitor": self.monitor, "mode": self.mode}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on comparing with the best so far."""
-        self.best = state_dict["best"]
+        """Go on comparing with the best so far, where that is the same figure."""
+        mine = {"monitor": self.monitor, "mode": self.mode}
+        if mine == {name: state_dict.get(name, mine[name]) for name in mine}:
+            self.best = state_dict["best"]
 
-    def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def run_settings(self) -> dict[str, Any]:
+        """See `lit_cartridges.run_settings`."""
+        return constructed(self, "checkpoint")
+
+    def _save(self, trainer: L.Trainer, pl_module: Any) -> None:
         assert self.folder is not None
+        if where := not_finite(pl_module.cartridge):
+            raise FloatingPointError(
+                f"after optimizer step {trainer.global_step} {where}; the last good checkpoint is kept. Lower "
+                "model.learning_rate or set trainer.gradient_clip_val"
+            )
         self._saved_step = trainer.global_step
         figure = trainer.callback_metrics.get(self.monitor)
         # Each process has logged its own share: were they not to agree, one would write alone and wait for ever.

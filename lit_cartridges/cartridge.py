@@ -25,6 +25,8 @@ from lit_cartridges.readable import unwrapped
 if TYPE_CHECKING:
     from lit_cartridges.attached import AttachedCartridge
 
+from lit_cartridges.cache_shapes import shape_differences
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
@@ -263,14 +265,11 @@ class Cartridge(nn.Module):
 
     def require_fit(self, model: PreTrainedModel) -> None:
         """Raise ValueError, naming each difference, when the cartridge was made for a model of another shape."""
-        theirs = Fingerprint.of_config(model.config)
-        mine = self.provenance.fingerprint or replace(
-            theirs,
-            num_layers=self.num_layers,
-            num_kv_heads=self.trainable_keys[0].shape[0],
-            head_dim=self.trainable_keys[0].shape[-1],
-        )
-        if differences := mine.differences(theirs):
+        said = self.provenance.fingerprint
+        differences = said.differences(Fingerprint.of_config(model.config)) if said else []
+        # The tensors as well, whatever is said of them; without joining frozen and trained, at every generation.
+        held = list(self.trainable_keys), list(self.trainable_values)
+        if differences := list(dict.fromkeys([*differences, *shape_differences(*held, model.config)])):
             raise ValueError(
                 f"this cartridge (of {self.provenance.base_model or 'an unnamed model'}) does not fit "
                 f"{model.config._name_or_path or type(model).__name__}: cartridge against model, "

@@ -4,25 +4,38 @@ The safetensors file holds ``layers.{i}.keys`` and ``layers.{i}.values`` [kv_hea
 header, the same description as ``cartridge.json``, so that one atomic rename replaces all that loading needs.
 
 Format version 2 is version 1 with ``layers.{i}.biases`` [kv_heads, num_tokens]. A cartridge without biases is still
-written as version 1; readers of that version refuse the other, rather than leave the biases out.
+written as version 1; readers of that version refuse the other, rather than leave the biases out. Both carry checksums
+(see `cartridge_description`), which releases before them ignore; and files without them are read.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from lit_cartridges.atomic_files import write_atomically
+from lit_cartridges.cartridge_description import (
+    DTYPES,
+    FORMAT_VERSION,
+    VERSION_WITHOUT_BIASES,
+    Description,
+    described,
+    not_finite,
+    require_finite,
+    tensors_sha256,
+)
+from lit_cartridges.file_content import one_line
 
 if TYPE_CHECKING:
     from lit_cartridges.cartridge import Cartridge
 
-FORMAT_VERSION, VERSION_WITHOUT_BIASES = 2, 1
 TENSORS, DESCRIPTION, CARD = "cartridge.safetensors", "cartridge.json", "README.md"
 
 
@@ -31,15 +44,23 @@ class CartridgeFileError(ValueError):
 
 
 def save_cartridge(cartridge: Cartridge, folder: Path) -> Path:
-    """Write the three files into ``folder``, each beside its place and renamed into it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    description = describe(cartridge)
+    """Write the three files into ``folder``, each beside its place and renamed into it.
+
+    Warns (`UserWarning`) of values that are NaN or infinite: no such folder is read again.
+
+    Raises:
+        ValueError: a provenance that JSON cannot hold; nothing is written then.
+    """
+    if where := not_finite(cartridge):
+        warnings.warn(f"{folder}: {where}, and will be refused when it is loaded", stacklevel=3)
     keys, values = cartridge.tensors()
     tensors = {
         f"layers.{layer}.{name}": x.detach().cpu().contiguous()
         for name, side in (("keys", keys), ("values", values), ("biases", cartridge.biases() or ()))
         for layer, x in enumerate(side)
     }
+    description = described(describe(cartridge), tensors)
+    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TENSORS, save(tensors, metadata={"cartridge": json.dumps(description)}))
     write_atomically(folder / DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
     write_atomically(folder / CARD, model_card(description).encode())
@@ -50,7 +71,8 @@ def load_cartridge(path: str | Path, **hub: Any) -> Cartridge:
     """Read a folder, or download a Hub repository of that name first.
 
     Raises:
-        CartridgeFileError: the folder or its tensors are missing, truncated, or not a cartridge's.
+        CartridgeFileError: the folder or its tensors are missing, truncated, damaged, or not a cartridge's; the message
+            names the file.
     """
     folder = Path(path)
     if not folder.exists() and len(folder.parts) == 2 and not str(path).startswith((".", "/", "~")):
@@ -66,47 +88,62 @@ def load_cartridge(path: str | Path, **hub: Any) -> Cartridge:
     file = folder / TENSORS
     if not file.is_file():
         raise CartridgeFileError(f"{path} holds no {TENSORS}; give the folder that save_pretrained wrote")
-    return _read(file)
+    cartridge = _read(file)
+    _check_copy(folder / DESCRIPTION, cartridge)
+    return cartridge
 
 
 def _read(file: Path) -> Cartridge:
-    from lit_cartridges.cartridge import Cartridge, Fingerprint, Provenance
+    from lit_cartridges.cartridge import Cartridge
 
     try:
-        with safe_open(file, framework="pt") as tensors:
-            text = (tensors.metadata() or {}).get("cartridge")
+        with safe_open(file, framework="pt") as held:
+            text = (held.metadata() or {}).get("cartridge")
             if text is None:
                 raise CartridgeFileError(
                     f"{file} is a safetensors file but not a cartridge's: it has no description"
                 )
-            description = json.loads(text)
-            version = description["format_version"]
-            if version > FORMAT_VERSION:
-                raise CartridgeFileError(
-                    f"{file} has format version {version}; this release reads up to {FORMAT_VERSION}: upgrade it"
-                )
-            layers = range(description["num_layers"])
-            keys, values = (
-                [tensors.get_tensor(f"layers.{layer}.{name}") for layer in layers]
-                for name in ("keys", "values")
-            )
-            biases = None
-            if version > VERSION_WITHOUT_BIASES:
-                biases = [tensors.get_tensor(f"layers.{layer}.biases") for layer in layers]
-        known = {**description["provenance"]}
-        if known.get("fingerprint"):
-            known["fingerprint"] = Fingerprint(**known["fingerprint"])
-        return Cartridge(
-            keys,
-            values,
-            biases,
-            num_frozen_tokens=description["num_frozen_tokens"],
-            provenance=Provenance(**known),
-        )
+            known = Description.parse(text)
+            known.require_tensors({name: held.get_slice(name).get_shape() for name in held.keys()})
+            known.require_intact()
+            tensors = {name: held.get_tensor(name) for name in held.keys()}
+        _require_whole(tensors, known)
+        sides = [[tensors[f"layers.{i}.{side}"] for i in range(known.num_layers)] for side in known.sides]
+        cartridge = Cartridge(*sides, num_frozen_tokens=known.num_frozen_tokens, provenance=known.provenance)
+        require_finite(cartridge)
+        return cartridge
     except CartridgeFileError:
         raise
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise CartridgeFileError(f"{file} is truncated or not a cartridge: {error}") from error
+    except ValueError as error:
+        raise CartridgeFileError(f"{file}: {one_line(error)}") from error
+    except Exception as error:  # bytes that are no cartridge make the readers below raise anything
+        raise CartridgeFileError(f"{file} is truncated or not a cartridge: {one_line(error)}") from error
+
+
+def _require_whole(tensors: dict[str, Tensor], known: Description) -> None:
+    for name, x in tensors.items():
+        if x.dtype not in DTYPES:
+            raise ValueError(f"{name} is {str(x.dtype).removeprefix('torch.')}, which no key or value is")
+    if known.tensors_sha256 not in (None, tensors_sha256(tensors)):
+        raise ValueError(
+            "its tensors were changed after they were written (tensors_sha256 differs); get it anew"
+        )
+
+
+def _check_copy(file: Path, cartridge: Cartridge) -> None:
+    """``cartridge.json`` repeats the header for readers. A crash between the two files leaves that of the save before."""
+    if not file.is_file():
+        return
+    try:
+        known = Description.parse(file.read_bytes())
+        known.require_intact()
+    except (OSError, ValueError) as error:
+        raise CartridgeFileError(
+            f"{file} is damaged: {one_line(error)}; what counts stands in {TENSORS}: delete {file.name}, or get it anew"
+        ) from error
+    mine = (cartridge.num_layers, cartridge.num_tokens, cartridge.num_frozen_tokens, cartridge.provenance)
+    if mine != (known.num_layers, known.num_tokens, known.num_frozen_tokens, known.provenance):
+        warnings.warn(f"{file} is of another save than {TENSORS} beside it, which counts", stacklevel=4)
 
 
 def push_cartridge(cartridge: Cartridge, repo_id: str, **hub: Any) -> str:
@@ -115,6 +152,7 @@ def push_cartridge(cartridge: Cartridge, repo_id: str, **hub: Any) -> str:
 
     from huggingface_hub import HfApi
 
+    require_finite(cartridge)
     api = HfApi(token=hub.pop("token", None))
     api.create_repo(repo_id, exist_ok=True, private=hub.pop("private", None))
     with TemporaryDirectory() as folder:

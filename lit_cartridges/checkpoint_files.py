@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from lit_cartridges.atomic_files import write_atomically
+from lit_cartridges.file_content import one_line
+from lit_cartridges.torch_archive import archive_problem
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 # What was last.ckpt and could not be read: kept for a look at it.
@@ -56,15 +57,13 @@ def problem(path: Path) -> str | None:
     try:
         if path.stat().st_size == 0:
             return "it is empty"
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            return f"its part {damaged!r} is damaged"
+        if (why := archive_problem(path)) is not None:
+            return why
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         missing = [name for name in ("state_dict", "global_step", "loops") if name not in content]
         return f"it has no {', '.join(missing)}" if missing else None
     except Exception as error:  # arbitrary bytes make the readers raise anything
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'truncated'}"
+        return f"{type(error).__name__}: {one_line(error) if str(error) else 'truncated'}"
 
 
 def resume_path(checkpoints: Path, *, tell: Callable[[str], None]) -> Path | None:

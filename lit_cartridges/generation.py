@@ -79,14 +79,13 @@ def generate_from_prefix(
         attention_mask = torch.ones_like(input_ids)
     cache = _own_cache(model, prefix_tokens, input_ids, options)
     warn_beyond_positions(model, prefix_tokens + input_ids.shape[1], options)
-    seen = attention_mask.new_ones(len(input_ids), prefix_tokens)
-    with reading_prefix(model, keys, values, biases):
-        out = model.generate(
-            input_ids,
-            attention_mask=torch.cat([seen, attention_mask], dim=1),
-            **cache_argument(cache),
-            **options,
-        )
+    mask = torch.cat([attention_mask.new_ones(len(input_ids), prefix_tokens), attention_mask], dim=1)
+    # Said aloud: left to themselves, models that read images too remember positions of an earlier call.
+    options.setdefault("position_ids", (mask.long().cumsum(1) - 1).clamp(min=0))
+    # Not in a caller's autocast: the model reads in the dtype that it was loaded in.
+    own = torch.autocast(input_ids.device.type, enabled=False)
+    with reading_prefix(model, keys, values, biases), own:
+        out = model.generate(input_ids, attention_mask=mask, **cache_argument(cache), **options)
     if isinstance(read := cache_of(out), PrefixedCache):
         # The last token was chosen and not read.
         read.own_ids = out.sequences[:, : read.own_tokens]

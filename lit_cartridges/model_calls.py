@@ -36,6 +36,7 @@ from lit_cartridges.readers import CallReader, LayerCall, Reader
 from lit_cartridges.reading import Reading
 
 NAME = "lit_cartridges"
+_UNSAID = "not given, as by the layers of Qwen2-MoE"
 
 
 @dataclass(eq=False)
@@ -197,7 +198,7 @@ def attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    sliding_window: int | None = None,
+    sliding_window: int | None | str = _UNSAID,
     **extras: Any,
 ) -> tuple[Tensor, None]:
     """The attention function that transformers calls in every layer (see its AttentionInterface).
@@ -232,7 +233,7 @@ def attention(
         layer=int(layer),
         real=attention_mask,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        window=sliding_window,
+        window=getattr(module, "sliding_window", None) if sliding_window == _UNSAID else sliding_window,  # type: ignore[arg-type]
         extras={name: x for name, x in extras.items() if x is not None},
     )
     # Under autocast the three may differ.

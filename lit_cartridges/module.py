@@ -29,8 +29,11 @@ from lit_cartridges.losses import LanguageHead, Objective, TopKDistillation, chu
 from lit_cartridges.models import load_config, load_tokenizer
 from lit_cartridges.new_cartridge import checkpoint_cartridge, init_context, new_cartridge
 from lit_cartridges.packed_forward import student_hidden, teacher_hidden
+from lit_cartridges.precision import require_fp32, require_full_precision, require_no_autocast
 from lit_cartridges.recomputing import recomputes_layers
+from lit_cartridges.resuming import KEY, Resumption, read_checkpoint
 from lit_cartridges.run_progress import recount_batches, warm_up_and_cosine
+from lit_cartridges.run_settings import constructed, model_identity
 from lit_cartridges.strategies.frozen_models import in_step, load_frozen_model
 from lit_cartridges.teachers.tokenizer_check import tokenizer_fingerprint
 
@@ -96,6 +99,7 @@ class LitCartridge(L.LightningModule):
         self.student: PreTrainedModel | None = None
         self.teacher: PreTrainedModel | None = None
         self._attached = ExitStack()
+        self.resumption = Resumption(self)
 
     @cached_property
     def model_config(self) -> PretrainedConfig:
@@ -109,6 +113,10 @@ class LitCartridge(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Checks that need the configs only."""
+        require_full_precision(self.trainer.precision_plugin)
+        require_no_autocast(self.trainer.strategy.root_device)
+        if stage == "fit" and self.trainer.ckpt_path:
+            self.resumption.accept(read_checkpoint(Path(self.trainer.ckpt_path)), self.trainer)
         if stage == "fit" and self.trainer.max_steps < 0:
             raise ValueError(
                 f"trainer.max_steps={self.trainer.max_steps}: the stream has no end, so a run needs one; set the "
@@ -163,6 +171,10 @@ class LitCartridge(L.LightningModule):
                     base_model=self.model_name,
                     num_frozen_tokens=self.num_frozen_tokens,
                 )
+
+    def on_train_start(self) -> None:
+        """Keep what this run is made with, for its checkpoints."""
+        self.resumption.begin(self.trainer)
 
     @property
     def frozen_teacher(self) -> PreTrainedModel:
@@ -253,6 +265,7 @@ class LitCartridge(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam on the cartridge, linear warm-up, then a cosine, counted in optimizer steps."""
         assert self.cartridge is not None
+        require_fp32(self.cartridge)  # a plugin or a caller may have converted it
         optimizer = torch.optim.Adam(self.cartridge.parameters(), lr=self.learning_rate, betas=self.betas)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = warm_up_and_cosine(optimizer, steps, self.warmup_steps, self.final_lr_share)
@@ -283,19 +296,30 @@ class LitCartridge(L.LightningModule):
             "init": known.init,
         }
 
+        checkpoint[KEY] = self.resumption.settings(self.trainer)
+
+    def run_settings(self) -> dict[str, Any]:
+        """See `lit_cartridges.run_settings`. An attribute of another name than the argument's is told here."""
+        dtype = self.dtype_name
+        if dtype == "auto" and (known := self.model_config.get_text_config().dtype) is not None:
+            dtype = str(known).removeprefix("torch.")
+        return constructed(
+            self,
+            "model",
+            model=model_identity(self.model_name),
+            teacher_model=model_identity(self.teacher_name),
+            dtype=dtype,
+        )
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model or corpus; count batches as this run's processes will."""
+        """Refuse a checkpoint of other settings; count batches as this run's processes will."""
         assert self.cartridge is not None
+        self.resumption.accept(checkpoint, self.trainer)
         known = dict(checkpoint.get("cartridge", {}))
-        init = known.pop("init", self.cartridge.provenance.init)  # of the run that began, whatever is set now
+        init = known.pop(
+            "init", self.cartridge.provenance.init
+        )  # of the run that began, where that is not known
         self.cartridge.provenance = replace(self.cartridge.provenance, init=init)
-        for name, theirs in known.items():
-            mine = getattr(self if name.startswith("num_") else self.cartridge.provenance, name)
-            if mine != theirs:
-                raise ValueError(
-                    f"the checkpoint was made with {name}={theirs!r}, and this run has {mine!r}; give the settings "
-                    "that it was made with, or start anew: another trainer.default_root_dir, or --resume never"
-                )
         recount_batches(checkpoint, checkpoint["global_step"] * self.trainer.accumulate_grad_batches)
 
     def teardown(self, stage: str) -> None:

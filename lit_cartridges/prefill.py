@@ -46,7 +46,8 @@ def prefill(
         )
     old_keys, old_values = behind or (None, None)
     cache = prefixed_cache(model.config.get_text_config().num_hidden_layers, before)
-    with reads_prefixes(model):
+    # Not in a caller's autocast: the model reads in the dtype that it was loaded in.
+    with reads_prefixes(model), torch.autocast(ids.device.type, enabled=False):
         for start in range(0, ids.shape[1], window_tokens):
             part = ids[:, start : start + window_tokens]
             positions = torch.arange(before + start, before + start + part.shape[1], device=ids.device)[None]

@@ -6,19 +6,50 @@ transformers' models come wrapped: by torch.compile, PEFT, a data-parallel modul
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 _LAYERS_THAT_READ = {"full_attention", "sliding_attention"}
-_KNOWN = {
-    "diffllama": "asks for its attention twice in a layer, each time with half of the values",
-    "hrm_text": "runs its layers several times in one call, and a cartridge holds keys and values for one time",
-    "doge": "makes a mask of its own in each layer, from the keys, which a cartridge does not go through",
-}
-"""Model types of transformers whose config says nothing, and what `self_check` or the sweep of the tests finds."""
 _OFFER = "choose a model whose every layer is one of full or sliding-window attention (Llama, Qwen, Mistral, Gemma, Phi, …)"
+_BOTH_WAYS = "reads in both directions, and a cartridge is read causally"
+_ENCODERS = {
+    "bert",
+    "bert-generation",
+    "big_bird",
+    "electra",
+    "ernie",
+    "megatron-bert",
+    "rembert",
+    "roc_bert",
+    "roformer",
+}
+_FROM_PADDING_ID = (
+    "counts its positions from the id of the padding token on, and those behind a cartridge from its length"
+)
+_NO_TEXT_MODEL = "has no text model that can be called apart from what reads images"
+_IMAGES_OWN_MASK = (
+    "reads whole prompts in both directions, or by a mask of its own, and a cartridge is read causally"
+)
+_KNOWN = {
+    **dict.fromkeys(("camembert", "data2vec-text", "roberta", "roberta-prelayernorm"), _FROM_PADDING_ID),
+    **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl", "xmod"), _FROM_PADDING_ID),
+    **dict.fromkeys(("mllama", "kosmos-2", "kosmos-2.5", "idefics"), _NO_TEXT_MODEL),
+    **dict.fromkeys(("paligemma", "git"), _IMAGES_OWN_MASK),
+    "blt": "reads bytes in patches, and a cartridge holds keys and values of tokens",
+    "diffllama": "asks for its attention twice in a layer, each time with half of the values",
+    "diffusion_gemma": "does not write one token after the other",
+    "doge": "makes a mask of its own in each layer, from the keys, which a cartridge does not go through",
+    "hrm_text": "runs its layers several times in one call, and a cartridge holds keys and values for one time",
+}
+"""Model types of transformers that their config does not tell from others; tests try every type there is."""
 
 
 class UnreadableModelError(ValueError):
@@ -54,7 +85,8 @@ def unwrapped(model: Any) -> PreTrainedModel:
 def text_model(model: nn.Module) -> PreTrainedModel:
     """The decoder whose layers read, without its head and without what reads images; `model` itself if it is one."""
     found: Any = model.get_decoder() if isinstance(model, PreTrainedModel) else model
-    return found
+    # Some heads are called decoders, too.
+    return found if isinstance(found, PreTrainedModel) else model.base_model  # type: ignore[return-value]
 
 
 def require_readable(config: PretrainedConfig, model_class: type[PreTrainedModel] | None = None) -> None:
@@ -63,11 +95,12 @@ def require_readable(config: PretrainedConfig, model_class: type[PreTrainedModel
     What no config tells is found by `self_check` as soon as there are weights.
 
     Args:
-        model_class: the class that will read; None for the one that AutoModelForCausalLM takes.
+        model_class: the class that will read; None for the one that transformers takes to write text by this config.
     """
     text = config.get_text_config()
-    if model_class is None and type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
-        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    for classes in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
+        if model_class is None and type(config) in classes:
+            model_class = classes[type(config)]
     name = model_class.__name__ if model_class is not None else f"a model of type {config.model_type}"
     if (why := _against(config, text, model_class)) is not None:
         raise UnreadableModelError(f"{name} {why}; {_OFFER}")
@@ -77,8 +110,10 @@ def _against(config: Any, text: Any, model_class: type[PreTrainedModel] | None) 
     """What stands against it, or None."""
     if config.is_encoder_decoder or text.is_encoder_decoder:
         return "is an encoder and a decoder, and a cartridge is read by a decoder alone"
-    if getattr(text, "is_decoder", True) is False:
-        return "reads in both directions (is_decoder=False), and a cartridge is read causally"
+    if (text.model_type in _ENCODERS and not text.is_decoder) or getattr(
+        text, "use_bidirectional_attention", None
+    ):
+        return _BOTH_WAYS
     if (why := _KNOWN.get(text.model_type) or _KNOWN.get(config.model_type)) is not None:
         return why
     foreign = set(getattr(text, "layer_types", None) or ()) - _LAYERS_THAT_READ
@@ -93,6 +128,20 @@ def _against(config: Any, text: Any, model_class: type[PreTrainedModel] | None) 
         )
     if getattr(text, "num_kv_shared_layers", None):
         return "shares keys and values between layers (num_kv_shared_layers), and a cartridge holds some for every layer"
-    if model_class is not None and not model_class._can_set_attn_implementation():
+    try:
+        getattr(text, "head_dim", None), getattr(text, "num_key_value_heads", None)
+    except AttributeError:  # transformers' answer where they differ between layers
+        return "has layers of different head sizes, and a cartridge is described by one"
+    if model_class is None:
+        return None
+    if not model_class._can_set_attn_implementation():
         return "does not use transformers' attention interface, through which a cartridge is read"
+    parameters = inspect.signature(model_class.forward).parameters
+    if "position_ids" not in parameters:
+        return "takes no position_ids, and behind a cartridge positions begin at its length"
+    needed = [
+        name for name, x in parameters.items() if x.default is x.empty and x.kind is x.POSITIONAL_OR_KEYWORD
+    ]
+    if more := [name for name in needed if name not in ("self", "input_ids")]:
+        return f"takes no text without {', '.join(more)}"
     return None

@@ -47,5 +47,5 @@ class CallReader(Protocol):
 class Reader(Protocol):
     """What forward calls read beside their own tokens."""
 
-    def begin(self, keywords: Mapping[str, Any]) -> CallReader:
-        """Called once per forward call of the text model, with its keywords."""
+    def begin(self, keywords: dict[str, Any]) -> CallReader:
+        """Called once per forward call of the text model, with its keywords, which it may fill in."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from lit_cartridges.attention_extras import known_extras
 from lit_cartridges.attention_kernels import additive_mask
 from lit_cartridges.attention_parts import PackedPart, PrefixPart, RowsPart, SlicedPart, cached_heads
+from lit_cartridges.cache_argument import cache_among
 from lit_cartridges.merged_attention import MergedAttention
 from lit_cartridges.readers import LayerCall
 
@@ -46,8 +47,12 @@ class Reading:
         """Tokens of the prefix."""
         return 0 if self.keys is None else self.keys[0].shape[-2]
 
-    def begin(self, keywords: Mapping[str, Any]) -> PrefixCall:
-        """See `Reader`."""
+    def begin(self, keywords: dict[str, Any]) -> PrefixCall:
+        """See `Reader`. Models that are given no positions count them from the cache, padding included: they are given some."""
+        if keywords.get("position_ids") is None:
+            positions = _positions_by_mask(keywords, self.num_tokens)
+            if positions is not None:
+                keywords["position_ids"] = positions
         return PrefixCall(self)
 
 
@@ -122,8 +127,9 @@ class PrefixCall:
     def _positions(self, query: Tensor, key: Tensor, real: Tensor | None) -> Tensor:
         """[batch, tokens] of the queries, counted from the prefix's first token."""
         rows, tokens, keys = query.shape[0], query.shape[2], key.shape[2]
-        if self.reading.position_ids is not None:
-            return self.reading.position_ids.to(query.device).expand(rows, -1)
+        if (given := self.reading.position_ids) is not None:
+            # Of models that also count along images, the first of several rows counts along the text.
+            return (given[0] if given.ndim == 3 else given).to(query.device).expand(rows, -1)
         if self.reading.lengths is not None:
             own = torch.cat([torch.arange(n) for n in self.reading.lengths])[None].to(query.device)
         elif real is None:
@@ -131,6 +137,18 @@ class PrefixCall:
         else:
             own = (real.long().cumsum(1) - 1)[:, keys - tokens :].clamp(min=0)
         return (own + self.reading.num_tokens).expand(rows, -1)
+
+
+def _positions_by_mask(keywords: Mapping[str, Any], prefix_tokens: int) -> Tensor | None:
+    """[batch, tokens] of a call's tokens by its padding mask [batch, prefix and held and new tokens]; None without padding."""
+    tokens, mask = keywords.get("input_ids"), keywords.get("attention_mask")
+    tokens = keywords.get("inputs_embeds") if tokens is None else tokens
+    if tokens is None or not isinstance(mask, Tensor) or mask.ndim != 2:
+        return None
+    new, cache = tokens.shape[1], cache_among(keywords)
+    reach = new + (prefix_tokens if cache is None else int(cache.get_seq_length()))
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0) + max(0, reach - mask.shape[1])
+    return positions[:, -new:]
 
 
 def _rows_part(query: Tensor, key: Tensor, padding: Tensor | None, window: int | None) -> RowsPart:

@@ -20,7 +20,20 @@ def learning_rate_share(step: int, steps: int, warmup: int, final: float) -> flo
 def warm_up_and_cosine(optimizer: Optimizer, steps: int, warmup_steps: int, final: float) -> LambdaLR:
     """`learning_rate_share` as a schedule over ``steps``; the warm-up takes a tenth of them at the most."""
     warmup = min(warmup_steps, steps // 10)
-    return LambdaLR(optimizer, lambda step: learning_rate_share(step, steps, warmup, final))
+    return _Schedule(optimizer, lambda step: learning_rate_share(step, steps, warmup, final))
+
+
+class _Schedule(LambdaLR):
+    """torch's, but a checkpoint tells it the step alone: the learning rate is this run's, from the next step on."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        own = self.base_lrs
+        super().load_state_dict({**state_dict, "base_lrs": own})
+        self._last_lr = [
+            rate * share(self.last_epoch) for rate, share in zip(own, self.lr_lambdas, strict=True)
+        ]
+        for group, base, rate in zip(self.optimizer.param_groups, own, self._last_lr, strict=True):
+            group["initial_lr"], group["lr"] = base, rate
 
 
 def recount_batches(checkpoint: dict[str, Any], batches: int) -> None:

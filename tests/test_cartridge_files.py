@@ -15,6 +15,7 @@ from lit_cartridges.cartridge import Fingerprint, Provenance
 from lit_cartridges.cartridge_files import CartridgeFileError, write_atomically
 
 FILES = {"cartridge.safetensors", "cartridge.json", "README.md"}
+OLD_FIELDS = {"format_version", "num_tokens", "num_frozen_tokens", "num_layers", "provenance"}
 
 
 def drawn(seed=0, **known):
@@ -74,7 +75,7 @@ def test_the_header_says_the_same_as_the_json(cartridge, tmp_path):
         header = json.loads(file.metadata()["cartridge"])
     known = json.loads((tmp_path / "cartridge.json").read_text())
     assert header == known
-    assert set(known) == {"format_version", "num_tokens", "num_frozen_tokens", "num_layers", "provenance"}
+    assert set(known) == OLD_FIELDS | {"tensors_sha256", "sha256"}
     names = {"base_model", "fingerprint", "init", "corpus_sha256", "steps", "loss", "notes"}
     assert set(known["provenance"]) == names
     assert set(known["provenance"]["fingerprint"]) == {"num_layers", "num_kv_heads", "head_dim", "rope"}

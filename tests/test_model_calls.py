@@ -131,13 +131,12 @@ def test_wrapped_models_read(llama, wrapper):
 
 def test_a_model_compiled_in_place_reads_and_is_itself_again():
     """What was compiled before it read, and what was compiled while it read, must not be run for the other."""
-    model = tiny_config_model("llama")
+    model = tiny_config_model("llama", num_hidden_layers=1)
     model.forward = torch.compile(model.forward, backend="eager")
     prefix, ids = tokens(9), tokens(1, 5, seed=1)
     expected = replies_behind_text(model, prefix, ids)
-    for _ in range(2):
-        assert generate(model, cartridge_of(model, prefix), ids, **GREEDY)[0, 5:].tolist() == expected
-        assert replies_behind_text(model, prefix, ids) == expected
+    assert generate(model, cartridge_of(model, prefix), ids, **GREEDY)[0, 5:].tolist() == expected
+    assert replies_behind_text(model, prefix, ids) == expected
     other = generate(model, cartridge_of(model, tokens(9, seed=3)), ids, **GREEDY)[0, 5:].tolist()
     assert other != expected
 
@@ -186,6 +185,6 @@ def test_gradients_of_recomputed_layers_come_from_their_own_call(llama):
                         sums.append(llama(ids, use_cache=False, reading=reading).logits.square().sum())
                 else:
                     sums.append(llama(ids, use_cache=False, reading=reading).logits.square().sum())
-                return torch.autograd.grad(sum(sums), [x for keys in leaves for x in keys])
+            return torch.autograd.grad(sum(sums), [x for keys in leaves for x in keys])
 
     torch.testing.assert_close(gradients(recomputed=True), gradients(recomputed=False))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lit_cartridges.init import InitialTensors, InitStrategy, RandomVectors
+from lit_cartridges.models import load_model
 from lit_cartridges.prefill import prefill
 from tests.tiny_run import (
     SaveAt,
@@ -103,8 +104,12 @@ def test_the_init_is_not_computed_for_a_checkpoint_that_replaces_it(tmp_path, mo
 
 
 def test_the_provenance_names_the_init_that_the_run_began_with(tmp_path, model_folder, corpus, recorded):
+    """A checkpoint of version 0.1 does not keep the settings, by which another init would be refused."""
     data = new_data(corpus, recorded=recorded)
     fit(tmp_path, new_module(model_folder), data, SaveAt(1, tmp_path / "at.ckpt"), max_steps=1)
+    checkpoint = torch.load(tmp_path / "at.ckpt", weights_only=True)
+    del checkpoint["settings"]
+    torch.save(checkpoint, tmp_path / "at.ckpt")
     module = new_module(model_folder, init=RandomVectors())
     fit(tmp_path, module, new_data(corpus, recorded=recorded), ckpt_path=tmp_path / "at.ckpt", max_steps=2)
     assert module.cartridge.provenance.init == "FirstTokens"
@@ -132,12 +137,15 @@ def test_a_checkpoint_of_other_settings_is_refused(
     )
     module = {"model": model_folder, "num_tokens": 8, "num_frozen_tokens": 1}
     if change == "model":
-        module["model"] = save_model(tmp_path / "other")
+        module["model"] = save_model(tmp_path / "other")  # as good as the same, but for one weight
+        other = load_model(module["model"])
+        other.get_input_embeddings().weight[0, 0] += 1
+        other.save_pretrained(module["model"])
     elif change == "corpus":
         corpus = save_corpus(tmp_path / "other.txt", seed=5)
     else:
         module[change] += 1
-    name = {"model": "base_model", "corpus": "corpus_sha256"}.get(change, change)
+    name = "data.corpus" if change == "corpus" else f"model.{change}"
     trainer = new_trainer(tmp_path, max_steps=4)
     if known_early:
         trainer.ckpt_path = tmp_path / "at.ckpt"

@@ -3,7 +3,7 @@
     cache = CascadingCache(config=model.config, sink_tokens=4, cascades=4, total_tokens=1028, stride_tokens=512)
     cascade_prefill(model, cache, long_ids[:, :-1])            # linear in the length
     with reads_cascades(model):
-        model.generate(long_ids, past_key_values=cache)        # or any forward call
+        model.generate(long_ids, **cache_argument(cache))      # or any forward call
     cache.to_cartridge(model)                                  # what it kept, as a cartridge
     cache.save("stream.safetensors")
 

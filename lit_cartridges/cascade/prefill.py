@@ -26,7 +26,8 @@ def cascade_prefill(
     Args:
         attention_mask: [R, tokens], 0 where padded, for rows that differ in length; None when nothing is padded.
     """
-    with reads_cascades(model):
+    # Not in a caller's autocast: the model reads in the dtype that it was loaded in.
+    with reads_cascades(model), torch.autocast(input_ids.device.type, enabled=False):
         for stride, mask in _strides(cache, input_ids, attention_mask):
             model.base_model(stride, attention_mask=mask, **cache_argument(cache), use_cache=True)
 
@@ -41,7 +42,8 @@ def streamed_logprobs(
     exist at a time. Zero where a token or the one before it is padding.
     """
     columns, last = [], None
-    with reads_cascades(model):
+    # Not in a caller's autocast: the model reads in the dtype that it was loaded in.
+    with reads_cascades(model), torch.autocast(input_ids.device.type, enabled=False):
         for stride, mask in _strides(cache, input_ids, attention_mask):
             logits = model(stride, attention_mask=mask, **cache_argument(cache), use_cache=True).logits
             before = logits[:, :-1] if last is None else torch.cat([last, logits[:, :-1]], dim=1)

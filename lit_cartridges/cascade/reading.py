@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -82,7 +82,7 @@ class CascadeReader:
     def __init__(self, rotation: Rotation, model_name: str) -> None:
         self.rotation, self.model_name = rotation, model_name
 
-    def begin(self, keywords: Mapping[str, Any]) -> CascadeReading:
+    def begin(self, keywords: dict[str, Any]) -> CascadeReading:
         """See `Reader`."""
         cache = cache_among(keywords)
         if not isinstance(cache, CascadingCache):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -134,7 +134,7 @@ class _Probe:
         self.unrotated = unrotated
         self.keys: dict[int, Tensor] = {}
 
-    def begin(self, keywords: Mapping[str, Any]) -> _Probe:
+    def begin(self, keywords: dict[str, Any]) -> _Probe:
         return self
 
     def end(self) -> None:

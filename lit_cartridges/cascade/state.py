@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from transformers import PretrainedConfig
 
+from lit_cartridges.cartridge_description import tensors_sha256
 from lit_cartridges.cartridge_files import write_atomically
+from lit_cartridges.file_content import one_line, parse_json, whole_number
 
 if TYPE_CHECKING:
+    from lit_cartridges.cascade.cascade_layer import CascadeLayer
     from lit_cartridges.cascade.cascading_cache import CascadingCache
 
 FORMAT_VERSION = 1
@@ -41,6 +44,7 @@ def save_state(cache: CascadingCache, path: Path) -> Path:
         "format_version": FORMAT_VERSION,
         "settings": cache.settings(),
         "cumulative_lengths": [layer.cumulative_length for layer in cache.layers],
+        "tensors_sha256": tensors_sha256(tensors),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, save(tensors, metadata={_HEADER: json.dumps(header)}))
@@ -59,25 +63,48 @@ def load_state(path: Path, *, config: PretrainedConfig, device: torch.device | s
         raise CascadeFileError(f"{path} is no file; give the path that CascadingCache.save wrote")
     try:
         with safe_open(path, framework="pt", device=str(device)) as tensors:
-            header = json.loads((tensors.metadata() or {})[_HEADER])
-            if header["format_version"] > FORMAT_VERSION:
+            header = parse_json((tensors.metadata() or {})[_HEADER])
+            if whole_number(header["format_version"], "format_version") > FORMAT_VERSION:
                 raise CascadeFileError(
                     f"{path} has format version {header['format_version']}; this release reads up to {FORMAT_VERSION}"
                 )
             cache = CascadingCache(config=config, **header["settings"])
-            names = set(tensors.keys())
+            held = {name: tensors.get_tensor(name) for name in tensors.keys()}
+            # Files of releases that wrote no checksum have none to check.
+            if header.get("tensors_sha256", whole := tensors_sha256(held)) != whole:
+                raise ValueError("its tensors were changed after they were written (tensors_sha256 differs)")
             for i, layer in enumerate(cache.layers):
-                layer.cumulative_length = header["cumulative_lengths"][i]
-                if layer.cumulative_length == 0 and f"layers.{i}.keys" not in names:
+                layer.cumulative_length = whole_number(header["cumulative_lengths"][i], "cumulative_lengths")
+                if layer.cumulative_length == 0 and f"layers.{i}.keys" not in held:
                     continue
                 for name in _TENSORS:
-                    setattr(layer, name, tensors.get_tensor(f"layers.{i}.{name}"))
+                    setattr(layer, name, held[f"layers.{i}.{name}"])
+                _require_shapes(layer, f"layers.{i}")
                 layer.seen, layer.counts = layer.seen.cpu(), layer.counts.cpu()
                 layer.is_initialized = True
             return cache
     except CascadeFileError:
         raise
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # bytes that are no cascade make the readers above raise anything
         raise CascadeFileError(
-            f"{path} is truncated, no cascade, or one of another model: {error}"
+            f"{path} is truncated, no cascade, or one of another model: {one_line(error)}"
         ) from error
+
+
+def _require_shapes(layer: CascadeLayer, name: str) -> None:
+    """Raise ValueError unless the tensors are those of one layer, as `CascadeLayer` describes them, and finite."""
+    rows, _, held, _ = layer.keys.shape
+    counts = (rows, layer.shape.cascades)
+    if (
+        layer.values.shape[:3] != layer.keys.shape[:3]
+        or not layer.scores.shape == layer.tokens.shape == (rows, layer.tokens.shape[1], held)
+        or layer.seen.shape != (rows,)
+        or layer.counts.shape != counts
+        or any(x.dtype != torch.int64 for x in (layer.tokens, layer.seen, layer.counts))
+    ):
+        raise ValueError(f"{name} has tensors of shapes that do not go together")
+    if (
+        not (torch.isfinite(layer.keys).all() and torch.isfinite(layer.values).all())
+        or layer.scores.isnan().any()
+    ):
+        raise ValueError(f"{name} holds NaN or infinite values")

@@ -47,7 +47,12 @@ def synthesize(recipe_args: list[str], *, output: Path, num_conversations: int) 
     if isinstance(data.teacher, LocalTeacher):
         model = load_model(module.teacher_name or module.model_name, dtype=module.dtype_name)
     data.teacher.bind(model, module.tokenizer)
-    parts = Recording(output.with_suffix(".parts"), tokenizer=module.tokenizer, settings=synthesizer.settings)
+    parts = Recording(
+        output.with_suffix(".parts"),
+        tokenizer=module.tokenizer,
+        settings=synthesizer.settings,
+        vocab_size=module.model_config.get_text_config().vocab_size,
+    )
     groups = -(-num_conversations // data.conversations_per_group)
     with SteadyBar(
         total=groups * data.conversations_per_group, desc="conversations", dynamic_ncols=True

@@ -23,13 +23,36 @@ from lit_cartridges.callbacks import CartridgeCheckpoint, StepProgress, Throughp
 from lit_cartridges.checkpoint_files import LAST, problem, resume_path, set_aside
 from lit_cartridges.data import SelfStudyDataModule
 from lit_cartridges.module import LitCartridge
+from lit_cartridges.precision import require_full_precision
+from lit_cartridges.resuming import read_checkpoint
+from lit_cartridges.run_settings import flat
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the resolved config to the run's folder."""
+    """Writes the resolved config to the run's folder, once its training begins: one that may not go on changes nothing.
+
+    Attributes:
+        knows_the_command_line: `run_settings` begins with what this callback tells.
+    """
+
+    knows_the_command_line = True
 
     def __init__(self, parser: LightningArgumentParser, config: Any, **kwargs: Any) -> None:
         super().__init__(parser, config, save_to_log_dir=False, **kwargs)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Nothing yet."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The checkpoint, if there is one, has been accepted by now."""
+        super().setup(trainer, pl_module, "fit")
+
+    def run_settings(self) -> dict[str, Any]:
+        """Every setting as it was typed, and the defaults; see `lit_cartridges.run_settings`."""
+        known: dict[str, Any] = {}
+        for name, value in self.config.as_dict().items():
+            known |= flat(value, name) if isinstance(value, dict) else flat({name: value})
+        return known
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """See the class."""
@@ -81,6 +104,7 @@ class CartridgeCLI(LightningCLI):
         """Progress, throughput and loggers are always there; a recipe adds callbacks and may replace the loggers."""
         config = self._get(self.config_init, "trainer", default={})
         root = str(config["default_root_dir"])
+        require_full_precision(config.get("precision"))  # Lightning would first ask for a missing package
         if config.get("logger") in (None, True):
             csv = CSVLogger(root, name="logs")
             kwargs["logger"] = [csv, TensorBoardLogger(root, name="logs", version=csv.version)]
@@ -146,20 +170,23 @@ class CartridgeCLI(LightningCLI):
         if given is not None:
             path = _readable(Path(given))
         elif resume == "auto":
-            path = self._resume_path(training=subcommand == "fit")
+            path = self._resume_path()
         if path is not None:
             # Set here, where the module sees it before it would compute an init that the checkpoint replaces.
             self.trainer.ckpt_path = str(path)
+            if subcommand == "fit":
+                # Before the data module looks at the recording, which is of the old settings too.
+                self.model.resumption.accept(read_checkpoint(path), self.trainer, self.datamodule)
+                if given is None and path.name != LAST and self.trainer.is_global_zero:
+                    set_aside(path.parent)
         return kwargs
 
-    def _resume_path(self, *, training: bool) -> Path | None:
+    def _resume_path(self) -> Path | None:
         first = self.trainer.is_global_zero
         checkpoints = (self._checkpoint.folder or Path(self.trainer.default_root_dir)) / "checkpoints"
         path = resume_path(checkpoints, tell=print if first else lambda _: None)
         if path is not None and first:
             print(f"going on from {path} (--resume never starts anew)")
-            if training and path.name != LAST:
-                set_aside(checkpoints)
         return path
 
 

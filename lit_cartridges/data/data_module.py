@@ -22,15 +22,18 @@ from lit_cartridges.data.example_source import (
     ExampleSource,
 )
 from lit_cartridges.data.stream import ExampleStream, StreamState
+from lit_cartridges.run_settings import constructed, files_identity, identity
 from lit_cartridges.self_study.chunkers import TokenChunker
 from lit_cartridges.self_study.corpus import Corpus, open_corpus
 from lit_cartridges.self_study.recording import Recording
 from lit_cartridges.self_study.renderer import ChatRenderer
 from lit_cartridges.self_study.room import READ_AGAIN_ERROR, require_room
+from lit_cartridges.self_study.seed_prompts import SeedPromptError, resolve_seed_prompts
 from lit_cartridges.self_study.synthesizer import Synthesizer
 from lit_cartridges.strategies.frozen_models import in_step
 from lit_cartridges.strategies.lost_process import explain_lost_process
 from lit_cartridges.teachers.conversation import Conversation
+from lit_cartridges.teachers.conversation_file import conversation_files
 from lit_cartridges.teachers.local import LocalTeacher
 from lit_cartridges.teachers.recorded import RecordedConversations
 from lit_cartridges.teachers.teacher import Sampling, Teacher
@@ -124,6 +127,7 @@ class SelfStudyDataModule(L.LightningDataModule):
         self.validation, self.validation_groups = validation, validation_groups
         self.recording_folder = recording
         self.stream_state = StreamState({})
+        self._dealt: int | None = None  # shards of the stream, once it is dealt
 
     def prepare(self, tokenizer: Any) -> None:
         """Read the corpus and set the renderer; needs a tokenizer, and no model."""
@@ -177,7 +181,7 @@ class SelfStudyDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[PackedBatch]:
         """The stream from where it stands; batches come packed, so the loader only passes them on."""
         trainer: Any = self.trainer
-        num_shards = self._stream_shards(trainer.world_size)
+        num_shards = self._dealt = self._stream_shards(trainer.world_size)
         stream = ExampleStream(
             self._source,
             tokens_per_batch=self.tokens_per_batch,
@@ -225,6 +229,26 @@ class SelfStudyDataModule(L.LightningDataModule):
         """See `val_dataloader`."""
         return self.val_dataloader()
 
+    def run_settings(self) -> dict[str, Any]:
+        """See `lit_cartridges.run_settings`. An attribute of another name than the argument's is told here."""
+        files = conversation_files(Path(self.recorded)) if self.recorded is not None else ()
+        return constructed(
+            self,
+            "data",
+            corpus=_text_identity(self.corpus),
+            off_corpus=_text_identity(self.off_corpus),
+            recorded=files_identity(files, str(self.recorded)) if files else None,
+            seed_prompts=_wordings(self.seed_prompts),
+            min_chunk_tokens=self.chunker.min_tokens,
+            max_chunk_tokens=self.chunker.max_tokens,
+            question_temperature=self.question.temperature,
+            question_max_tokens=self.question.max_new_tokens,
+            answer_temperature=self.answer.temperature,
+            answer_max_tokens=self.answer.max_new_tokens,
+            recording=self.recording_folder,
+            num_shards=self._dealt or self.num_shards,
+        )
+
     def batch_used(self, batch: PackedBatch) -> None:
         """The module calls this after each batch; the stream's state follows what was trained, not what was fetched."""
         if batch.stream_state is not None:
@@ -251,16 +275,29 @@ class SelfStudyDataModule(L.LightningDataModule):
         """Give back the teacher's connections and memory."""
         self.teacher.close()
 
+    @property
+    def _vocab_size(self) -> int:
+        """Token ids that the model has; more than the tokenizer's where its embedding is padded."""
+        module: Any = self.trainer.lightning_module  # type: ignore[union-attr]
+        return int(module.model_config.get_text_config().vocab_size)
+
     def _example_source(self) -> ExampleSource:
         if self.raw_corpus:
             return CorpusExamples(self.corpus_ids, window_tokens=self.window_tokens, seed=self.seed)
         if self.recorded is not None:
             return self._conversation_examples(
-                RecordedConversations(self.recorded, tokenizer=self.renderer.tokenizer)
+                RecordedConversations(
+                    self.recorded, tokenizer=self.renderer.tokenizer, vocab_size=self._vocab_size
+                )
             )
         folder = self.recording_folder or str(Path(self.trainer.default_root_dir) / "recording")  # type: ignore[union-attr]
         synthesizer = self.synthesizer()
-        recording = Recording(folder, tokenizer=self.renderer.tokenizer, settings=synthesizer.settings)
+        recording = Recording(
+            folder,
+            tokenizer=self.renderer.tokenizer,
+            settings=synthesizer.settings,
+            vocab_size=self._vocab_size,
+        )
         return self._conversation_examples(synthesizer, recording)
 
     def _validation_source(self) -> ExampleSource:
@@ -270,7 +307,9 @@ class SelfStudyDataModule(L.LightningDataModule):
             )
         if self.validation is not None:
             return self._conversation_examples(
-                RecordedConversations(self.validation, tokenizer=self.renderer.tokenizer)
+                RecordedConversations(
+                    self.validation, tokenizer=self.renderer.tokenizer, vocab_size=self._vocab_size
+                )
             )
         return self._conversation_examples(self.synthesizer(seed=self.seed + _VALIDATION_SEED))
 
@@ -301,3 +340,15 @@ class SelfStudyDataModule(L.LightningDataModule):
             return self.renderer.context_ids(self.corpus_ids[start : start + int(known["chunk_num_tokens"])])
         ids = self.renderer.tokenizer.encode(conversation.system_prompt, add_special_tokens=False)
         return self.renderer.context_ids(ids)
+
+
+def _text_identity(corpus: Corpus | None) -> dict[str, str] | None:
+    return None if corpus is None else identity(corpus.sha256, str(corpus.path))
+
+
+def _wordings(seed_prompts: str | dict[str, list[str]]) -> Any:
+    """As pairs, since the order of kinds decides which of them a number draws."""
+    try:
+        return [*resolve_seed_prompts(seed_prompts).items()]
+    except SeedPromptError:  # of no use to this run, or `setup` refuses them
+        return seed_prompts

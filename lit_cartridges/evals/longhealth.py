@@ -7,7 +7,6 @@ Both classes read ``benchmark_v5.json`` of its repository, which the user downlo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +14,11 @@ from typing import Any
 
 from lit_cartridges.evals.choices import with_choices
 from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
+from lit_cartridges.file_content import one_line, parse_json
 from lit_cartridges.self_study.corpus_base import Corpus, Document
 
 _OPTIONS = ("answer_a", "answer_b", "answer_c", "answer_d", "answer_e")
-_PATIENT_FIELDS = ("name", "birthday", "diagnosis", "texts", "questions")
+_PATIENT_FIELDS = {"name": str, "birthday": str, "diagnosis": str, "texts": dict, "questions": list}
 
 
 class LongHealth(EvalTask):
@@ -65,10 +65,10 @@ def read_patients(path: str | Path, patients: Sequence[str] | None = None) -> di
         EvalError: the file is missing or not LongHealth's, or has no patient of that id.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(Path(path).read_bytes())
     except (OSError, ValueError) as error:
         raise EvalError(
-            f"path={str(path)!r} cannot be read ({error}); give benchmark_v5.json of github.com/kbressem/LongHealth"
+            f"path={str(path)!r} cannot be read ({one_line(error)}); give benchmark_v5.json of github.com/kbressem/LongHealth"
         ) from error
     known = (
         {key: value for key, value in content.items() if isinstance(value, dict)}
@@ -78,8 +78,13 @@ def read_patients(path: str | Path, patients: Sequence[str] | None = None) -> di
     lacking = [
         f"{key} has no {name}"
         for key, value in known.items()
-        for name in _PATIENT_FIELDS
-        if name not in value
+        for name, kind in _PATIENT_FIELDS.items()
+        if not isinstance(value.get(name), kind)
+    ] + [
+        f"the texts of {key} are no texts"
+        for key, value in known.items()
+        if isinstance(value.get("texts"), dict)
+        and not all(isinstance(x, str) for x in value["texts"].values())
     ]
     if not known or lacking:
         raise EvalError(
@@ -93,6 +98,8 @@ def read_patients(path: str | Path, patients: Sequence[str] | None = None) -> di
 
 def _question(key: str, patient: dict[str, Any], number: int, record: dict[str, Any]) -> EvalQuestion:
     where = f"{key}, question {number}"
+    if not isinstance(record, dict):
+        raise EvalError(f"{where} is no object: this is not LongHealth's layout")
     if missing := [name for name in ("question", *_OPTIONS, "correct") if name not in record]:
         raise EvalError(f"{where} has no {', '.join(missing)}: this is not LongHealth's layout")
     choices = tuple(str(record[name]) for name in _OPTIONS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 from lit_cartridges.evals.choices import LETTERS, with_choices
 from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
+from lit_cartridges.file_content import is_text, named, one_line, parse_json
 
 
 class QuestionFile(EvalTask):
@@ -78,37 +79,49 @@ class QuestionFile(EvalTask):
 
     def _parse(self, text: str, where: str) -> Any:
         try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
+            return parse_json(
+                text, strict=False
+            )  # other fields than those that are asked for may hold anything
+        except ValueError as error:
             raise EvalError(f"path={str(self.path)!r}: {where} is no JSON ({error})") from error
 
     def _question(self, record: Any, where: str) -> EvalQuestion:
         question = self._text(record, where, self.question_field, "question_field")
         answer = self._text(record, where, self.answer_field, "answer_field")
-        choices = record.get(self.choices_field) or []
-        if not choices:
+        choices = record.get(self.choices_field)
+        if choices in (None, "", []):
             return EvalQuestion(prompt=question, answer=answer)
         if not isinstance(choices, list) or not 2 <= len(choices) <= len(LETTERS):
             raise EvalError(
                 f"path={str(self.path)!r}: {where} must have 2 to {len(LETTERS)} options in its "
-                f"{self.choices_field!r}, got {choices!r}"
+                f"{self.choices_field!r}, got {one_line(repr(choices))}"
             )
-        options = [str(choice) for choice in choices]
+        options = [str(choice) if _is_plain(choice) else "" for choice in choices]
+        if not all(options):
+            raise EvalError(
+                f"path={str(self.path)!r}: {where} has an option in its {self.choices_field!r} that is no text and no "
+                f"number: {named(choices[options.index('')])}"
+            )
         letter = LETTERS[options.index(answer)] if answer in options else answer
         if letter not in LETTERS[: len(options)]:
             raise EvalError(
-                f"path={str(self.path)!r}: {where} has the answer {answer!r}, which is neither one of its options nor "
+                f"path={str(self.path)!r}: {where} has the answer {named(answer)}, which is neither one of its options nor "
                 f"one of the letters {LETTERS[: len(options)]}"
             )
         return EvalQuestion(prompt=with_choices(question, options), answer=letter, choices=tuple(options))
 
     def _text(self, record: Any, where: str, field: str, setting: str) -> str:
         value = record.get(field) if isinstance(record, dict) else None
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            value = str(value)
-        if not isinstance(value, str) or not value.strip():
-            there = sorted(record) if isinstance(record, dict) else type(record).__name__
+        if not _is_plain(value) or not str(value).strip():
+            there = one_line(sorted(record)) if isinstance(record, dict) else type(record).__name__
             raise EvalError(
                 f"path={str(self.path)!r}: {where} has no text under {setting}={field!r}; it holds {there}"
             )
-        return value
+        return str(value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Text that is Unicode, or a finite number."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return math.isfinite(value)
+    return is_text(value)

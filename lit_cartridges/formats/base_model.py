@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from lit_cartridges.cache_shapes import shape_differences
 from lit_cartridges.cartridge import Cartridge, Fingerprint
 from lit_cartridges.models import load_config
 
@@ -15,14 +16,10 @@ def with_base_model(cartridge: Cartridge, name: str) -> Cartridge:
         ValueError: its keys and values, or the fingerprint that it brings, are not that model's; the message names
             each difference.
     """
-    theirs = Fingerprint.of_config(load_config(name))
-    shapes = sorted({(x.shape[0], x.shape[2]) for side in cartridge.tensors() for x in side})
-    mine = [
-        cartridge.provenance.fingerprint
-        or replace(theirs, num_layers=cartridge.num_layers, num_kv_heads=kv_heads, head_dim=head_dim)
-        for kv_heads, head_dim in shapes
-    ]
-    if differences := [line for one in mine for line in one.differences(theirs)]:
+    config = load_config(name)
+    theirs, said = Fingerprint.of_config(config), cartridge.provenance.fingerprint
+    differences = said.differences(theirs) if said else []
+    if differences := [*differences, *shape_differences(*cartridge.tensors(), config)]:
         raise ValueError(
             f"--base-model={name} is not the cartridge's model: cartridge against model, "
             + "; ".join(dict.fromkeys(differences))

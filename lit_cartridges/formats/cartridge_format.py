@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 
 from lit_cartridges.cartridge import Cartridge, Provenance
+from lit_cartridges.cartridge_description import require_finite
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -65,9 +66,11 @@ class CartridgeFormat(ABC):
 
         Raises:
             ValueError: the format cannot hold this cartridge; the message names what would work.
+            NotFiniteError: a value is NaN or infinite, or would be in ``dtype``.
         """
         self.require_holdable(cartridge, path, drop_bias=drop_bias)
         dtype = dtype or self.dtype
+        require_finite(cartridge, dtype)
         for loss in self._losses(cartridge, dtype):
             warnings.warn(f"{self.name} files hold {loss}", stacklevel=2)
         self._write(cartridge, path, dtype)

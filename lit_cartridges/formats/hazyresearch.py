@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from lit_cartridges.cartridge import Cartridge
+from lit_cartridges.cartridge_description import require_finite
 from lit_cartridges.cartridge_files import CartridgeFileError, write_atomically
+from lit_cartridges.file_content import named, one_line
 from lit_cartridges.formats.cartridge_format import CartridgeFormat, one_shape
-from lit_cartridges.formats.trusted_pickle import load_pickle
+from lit_cartridges.formats.trusted_pickle import load_pickle, require_held
 
 _SIDES = ("keys", "values")
 _FROZEN = ("frozen", "fixed")  # the newer and the older spelling
@@ -61,9 +63,10 @@ def read_cache(file: Path, *, trust_pickle: bool) -> Cartridge:
     names = [f"{part}_{side}" for part in (spelling, "trainable") for side in _SIDES]
     if missing := [name for name in names if name not in content]:
         raise CartridgeFileError(
-            f"{file} is no cartridge: {', '.join(missing)} missing, found {sorted(map(str, content))}"
+            f"{file} is no cartridge: {', '.join(missing)} missing, found {one_line([named(key) for key in content])}"
         )
     frozen_keys, frozen_values, keys, values = (_layers(content[name], name, file) for name in names)
+    require_held((*frozen_keys, *frozen_values, *keys, *values), file)
     for frozen, trained, side in ((frozen_keys, keys, "keys"), (frozen_values, values, "values")):
         if frozen and len(frozen) != len(trained):
             raise CartridgeFileError(
@@ -77,9 +80,11 @@ def read_cache(file: Path, *, trust_pickle: bool) -> Cartridge:
             [torch.cat(pair, dim=1) for pair in zip(frozen, trained, strict=True)] if frozen else trained
             for frozen, trained in ((frozen_keys, keys), (frozen_values, values))
         ]
-        return Cartridge(*joined, num_frozen_tokens=counts.pop())
+        cartridge = Cartridge(*joined, num_frozen_tokens=counts.pop())
+        require_finite(cartridge)
+        return cartridge
     except (RuntimeError, ValueError) as error:
-        raise CartridgeFileError(f"{file} is no cartridge: {error}") from error
+        raise CartridgeFileError(f"{file} is no cartridge: {one_line(error)}") from error
 
 
 def write_cache(cartridge: Cartridge, file: Path, dtype: torch.dtype) -> None:
@@ -101,8 +106,8 @@ def _layers(value: Any, name: str, file: Path) -> list[Tensor]:
     """Per layer [kv_heads, tokens, head_dim]."""
     try:
         layers = list(value)
-    except (TypeError, AttributeError, KeyError, IndexError) as error:
-        raise CartridgeFileError(f"{file}: {name} is no list of tensors: {error}") from error
+    except Exception as error:  # a ParameterList out of a pickle may lack all that its own methods need
+        raise CartridgeFileError(f"{file}: {name} is no list of tensors: {one_line(error)}") from error
     for x in layers:
         if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[0] != 1:
             found = list(x.shape) if isinstance(x, Tensor) else type(x).__name__

@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from lit_cartridges.cartridge import Cartridge, Fingerprint, Provenance
+from lit_cartridges.cartridge import Cartridge, Provenance
+from lit_cartridges.cartridge_description import require_finite
 from lit_cartridges.cartridge_files import CartridgeFileError, write_atomically
+from lit_cartridges.file_content import named, one_line, parse_json, record, whole_number
 from lit_cartridges.formats.cartridge_format import CartridgeFormat, one_shape
 from lit_cartridges.formats.lit_format import LitFormat
-from lit_cartridges.formats.trusted_pickle import load_pickle
+from lit_cartridges.formats.trusted_pickle import load_pickle, require_held
 
 _TENSORS, _CONFIG, _PICKLE = "adapter_model.safetensors", "adapter_config.json", "adapter_model.bin"
 _EMBEDDINGS = "prompt_embeddings"
+_NUMBERS = ("num_virtual_tokens", "num_frozen_tokens", "num_layers", "num_attention_heads", "token_dim")
 
 
 class PeftFormat(CartridgeFormat):
@@ -39,15 +42,19 @@ class PeftFormat(CartridgeFormat):
     def read(self, path: Path, *, trust_pickle: bool = False) -> Cartridge:
         config = _read_config(path / _CONFIG)
         if (path / _PICKLE).is_file() and not (path / _TENSORS).is_file():
-            tensors, known = load_pickle(path / _PICKLE, trust_pickle=trust_pickle), Provenance()
-            tensors = tensors if isinstance(tensors, dict) else {}
+            file = path / _PICKLE
+            content, known = load_pickle(file, trust_pickle=trust_pickle), Provenance()
+            tensors = content if isinstance(content, dict) else {}
         else:
-            tensors, known = _read_tensors(path / _TENSORS)
+            file = path / _TENSORS
+            tensors, known = _read_tensors(file)
         if set(tensors) != {_EMBEDDINGS} or not isinstance(tensors[_EMBEDDINGS], Tensor):
+            found = f"[{one_line(', '.join(sorted(named(name) for name in tensors)))}]"
             raise CartridgeFileError(
-                f"{path} holds {sorted(tensors) or 'nothing'} where a CARTRIDGE adapter has {_EMBEDDINGS} alone"
+                f"{path} holds {found} where a CARTRIDGE adapter has {_EMBEDDINGS!r} alone"
             )
-        base_model = config.get("base_model_name_or_path") or known.base_model
+        require_held([tensors[_EMBEDDINGS]], file)
+        base_model = config["base_model_name_or_path"] or known.base_model
         return _unpack(tensors[_EMBEDDINGS], config, replace(known, base_model=base_model), path)
 
     def require_holdable(self, cartridge: Cartridge, path: Path, *, drop_bias: bool = False) -> None:
@@ -83,18 +90,38 @@ class PeftFormat(CartridgeFormat):
 
 
 def _read_config(file: Path) -> dict[str, Any]:
+    """The settings that are needed, each of its type."""
     try:
-        config = json.loads(file.read_text())
-        kind = config.get("peft_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CartridgeFileError(f"{file} is truncated or no adapter's settings: {error}") from error
-    if kind != "CARTRIDGE":
-        raise CartridgeFileError(f"{file} is of a {kind} adapter; only CARTRIDGE adapters hold a cartridge")
-    if config.get("num_transformer_submodules", 1) != 1:
+        config = parse_json(file.read_bytes())
+        if not isinstance(config, dict):
+            raise ValueError(f"found {named(config)}")
+    except (OSError, ValueError) as error:
         raise CartridgeFileError(
-            f"{file}: num_transformer_submodules={config['num_transformer_submodules']}; a causal LM's has 1"
+            f"{file} is truncated or no adapter's settings: {one_line(error)}"
+        ) from error
+    if config.get("peft_type") != "CARTRIDGE":
+        kind = config.get("peft_type")
+        raise CartridgeFileError(
+            f"{file} is of a {kind if isinstance(kind, str) else named(kind)} adapter; only CARTRIDGE adapters hold a "
+            "cartridge"
         )
-    return dict(config)
+    submodules = config.get("num_transformer_submodules", 1)
+    if submodules != 1:
+        raise CartridgeFileError(
+            f"{file}: num_transformer_submodules={named(submodules)}; a causal LM's has 1"
+        )
+    base_model = config.get("base_model_name_or_path")
+    if base_model is not None and not isinstance(base_model, str):
+        raise CartridgeFileError(
+            f"{file}: base_model_name_or_path must be text or null, found {named(base_model)}"
+        )
+    try:
+        numbers = {name: whole_number(config[name], name) for name in _NUMBERS}
+    except KeyError as error:
+        raise CartridgeFileError(f"{file}: a setting is missing or no number: {error}") from error
+    except ValueError as error:
+        raise CartridgeFileError(f"{file}: {error}") from error
+    return {"base_model_name_or_path": base_model, **numbers}
 
 
 def _read_tensors(file: Path) -> tuple[dict[str, Tensor], Provenance]:
@@ -104,34 +131,22 @@ def _read_tensors(file: Path) -> tuple[dict[str, Tensor], Provenance]:
             tensors = {name: content.get_tensor(name) for name in content.keys()}
         if text is None:
             return tensors, Provenance()
-        known = json.loads(text)["provenance"]
-        if known.get("fingerprint"):
-            known["fingerprint"] = Fingerprint(**known["fingerprint"])
-        return tensors, Provenance(**known)
+        said = parse_json(text)
+        if not isinstance(said, dict) or "provenance" not in said:
+            raise ValueError("its header has no provenance")
+        return tensors, record(Provenance, said["provenance"], "provenance")
     except FileNotFoundError as error:
         raise CartridgeFileError(
             f"{file} is not there; give the folder that PEFT's save_pretrained wrote"
         ) from error
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise CartridgeFileError(f"{file} is truncated or not an adapter's: {error}") from error
+    except Exception as error:  # bytes that are no adapter make the reader raise anything
+        raise CartridgeFileError(f"{file} is truncated or not an adapter's: {one_line(error)}") from error
 
 
 def _unpack(embeddings: Tensor, config: dict[str, Any], known: Provenance, path: Path) -> Cartridge:
-    try:
-        tokens, frozen, layers, kv_heads, width = (
-            int(config[name])
-            for name in (
-                "num_virtual_tokens",
-                "num_frozen_tokens",
-                "num_layers",
-                "num_attention_heads",
-                "token_dim",
-            )
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CartridgeFileError(f"{path / _CONFIG}: a setting is missing or no number: {error}") from error
+    tokens, frozen, layers, kv_heads, width = (config[name] for name in _NUMBERS)
     told = [tokens, 2 * layers * width]
-    if list(embeddings.shape) != told or kv_heads < 1 or width % kv_heads:
+    if list(embeddings.shape) != told or min(tokens, layers, width, kv_heads) < 1 or width % kv_heads:
         raise CartridgeFileError(
             f"{path}: {_EMBEDDINGS} is {list(embeddings.shape)}, and {_CONFIG} says {told}: num_virtual_tokens={tokens}, "
             f"2 · num_layers={layers} · token_dim={width} of num_attention_heads={kv_heads}"
@@ -139,6 +154,8 @@ def _unpack(embeddings: Tensor, config: dict[str, Any], known: Provenance, path:
     # [tokens, 2 · layers, kv_heads, head_dim] → [2 · layers, kv_heads, tokens, head_dim]
     sides = embeddings.view(tokens, 2 * layers, kv_heads, width // kv_heads).permute(1, 2, 0, 3)
     try:
-        return Cartridge(list(sides[::2]), list(sides[1::2]), num_frozen_tokens=frozen, provenance=known)
+        cartridge = Cartridge(list(sides[::2]), list(sides[1::2]), num_frozen_tokens=frozen, provenance=known)
+        require_finite(cartridge)
+        return cartridge
     except ValueError as error:
-        raise CartridgeFileError(f"{path}: {error}") from error
+        raise CartridgeFileError(f"{path}: {one_line(error)}") from error

@@ -11,11 +11,13 @@ import yaml  # type: ignore[import-untyped]
 
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.cartridge_files import CartridgeFileError, write_atomically
+from lit_cartridges.file_content import is_text, named, one_line, whole_number
 from lit_cartridges.formats.cartridge_format import CartridgeFormat, one_shape
 from lit_cartridges.formats.hazyresearch import read_cache, write_cache
 
 _TENSORS, _CONFIG = "cartridge.pt", "config.yaml"
 _PAGE_TOKENS = 16
+_MOST_CONFIG_BYTES, _MOST_VALUES = 2**20, 8
 
 
 class TokasaurusFormat(CartridgeFormat):
@@ -35,16 +37,14 @@ class TokasaurusFormat(CartridgeFormat):
 
     def read(self, path: Path, *, trust_pickle: bool = False) -> Cartridge:
         file = _tensors_file(path)
-        settings = _read_config(path / _CONFIG)
+        said, name = _read_config(path / _CONFIG)
         cartridge = read_cache(file, trust_pickle=trust_pickle)
-        said = _setting(settings, "kv_cache_initializer", "max_tokens")
         if said is not None and said != cartridge.num_tokens:
             warnings.warn(
                 f"{path / _CONFIG} says {said} positions and {file.name} holds {cartridge.num_tokens}: these are read",
                 stacklevel=2,
             )
-        name = _setting(settings, "model", "pretrained_model_name_or_path")
-        cartridge.provenance = type(cartridge.provenance)(base_model=str(name or ""))
+        cartridge.provenance = type(cartridge.provenance)(base_model=name)
         return cartridge
 
     def require_holdable(self, cartridge: Cartridge, path: Path, *, drop_bias: bool = False) -> None:
@@ -88,6 +88,14 @@ def _tensors_file(folder: Path) -> Path:
 class _PlainLoader(yaml.SafeLoader):
     """Makes nothing but plain data: a tag of Python's, which these files have, counts for nothing."""
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Without merge keys: a few lines of them can be made to say billions."""
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.constructor.ConstructorError(
+                None, None, "a merge key (<<) is not read", node.start_mark
+            )
+        super().flatten_mapping(node)
+
 
 def _untagged(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
     if isinstance(node, yaml.MappingNode):
@@ -100,21 +108,34 @@ def _untagged(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> Any:
 _PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", _untagged)
 
 
-def _read_config(file: Path) -> dict[str, Any]:
+def _read_config(file: Path) -> tuple[int | None, str]:
+    """How many positions it says, if it does, and the model's name, "" where there is none."""
     try:
+        if (size := file.stat().st_size) > _MOST_CONFIG_BYTES:
+            raise ValueError(
+                f"it has {size:,} bytes; the settings of a run have at most {_MOST_CONFIG_BYTES:,}"
+            )
         settings = yaml.load(file.read_bytes(), Loader=_PlainLoader)
-    except (OSError, yaml.YAMLError) as error:
-        raise CartridgeFileError(f"{file} cannot be read: {error}") from error
-    if not isinstance(settings, dict):
-        raise CartridgeFileError(f"{file} holds no settings, but {type(settings).__name__}")
-    return settings
+        if not isinstance(settings, dict):
+            raise ValueError(f"it holds no settings, but {type(settings).__name__}")
+        said = _setting(settings, "kv_cache_initializer", "max_tokens")
+        name = _setting(settings, "model", "pretrained_model_name_or_path")
+        if not (name is None or is_text(name)):
+            raise ValueError(f"model.pretrained_model_name_or_path must be text, found {named(name)}")
+        if said is not None:
+            whole_number(said, "kv_cache_initializer.max_tokens")
+        return said, name or ""
+    except Exception as error:  # YAML's dates, numbers and nesting raise what they like
+        raise CartridgeFileError(f"{file} cannot be read: {one_line(error)}") from error
 
 
 def _setting(settings: dict[str, Any], section: str, key: str) -> Any:
     """``section.key``, or ``section.value.key`` as Weights & Biases stores it; None where there is neither."""
     found = settings.get(section)
-    while isinstance(found, dict):
+    for _ in range(_MOST_VALUES):  # an anchor may make a section its own value
+        if not isinstance(found, dict):
+            return None
         if key in found:
             return found[key]
         found = found.get("value")
-    return None
+    raise ValueError(f"{section} holds itself, or value: within value: without end")

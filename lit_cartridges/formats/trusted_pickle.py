@@ -10,14 +10,17 @@ from __future__ import annotations
 import io
 import pickletools
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lit_cartridges.cartridge_description import DTYPES
 from lit_cartridges.cartridge_files import CartridgeFileError
+from lit_cartridges.file_content import one_line
+from lit_cartridges.torch_archive import archive_problem
 
 # What a file of tensors and parameter lists names; used to tell the odd ones in an error message, and for nothing else.
 _USUAL = (
@@ -29,13 +32,15 @@ _USUAL = (
 )
 # A file of torch before 1.6 is a row of pickles (two numbers, the machine, the content), then the bare numbers.
 _PICKLES_IN_A_ROW = 4
+# Names for the same tensor are usual, such as a frozen pair of zeros for all layers; a file of nothing else is not.
+_MOST_SHARED = 4
 
 
 def load_pickle(file: Path, *, trust_pickle: bool) -> Any:
     """The content of ``file``, written by `torch.save`, on the CPU.
 
     Raises:
-        CartridgeFileError: no such file, truncated, not trusted, or a pickle that needs another class.
+        CartridgeFileError: no such file, truncated, damaged, not trusted, or a pickle that needs another class.
     """
     if not file.is_file():
         raise CartridgeFileError(f"{file} is not there")
@@ -45,15 +50,16 @@ def load_pickle(file: Path, *, trust_pickle: bool) -> Any:
             "read by torch's weights-only loader, which refuses everything but tensors"
         )
     try:
+        if zipfile.is_zipfile(file) and (why := archive_problem(file)):
+            raise CartridgeFileError(f"{file} is damaged, or no file of torch.save: {why}")
         with torch.serialization.safe_globals([nn.ParameterList]):
             return torch.load(file, map_location="cpu", weights_only=True)
+    except CartridgeFileError:
+        raise
     except Exception as error:  # the loader lets any exception of a broken file through, IndexError included
-        names = sorted(
-            {name for name in _names(file) if not name.startswith(_USUAL) and "Storage" not in name}
-        )
-        if names:
+        if names := _unusual(file):
             raise CartridgeFileError(
-                f"{file} is refused: it is a pickle that asks for {', '.join(names)}, and a cartridge needs only "
+                f"{file} is refused: it is a pickle that asks for {one_line(', '.join(names))}, and a cartridge needs only "
                 "tensors and torch.nn.ParameterList; nothing of it was run. Do not load it by other means"
             ) from error
         # torch's own message advises to load the file without its care, so it is not passed on.
@@ -62,14 +68,45 @@ def load_pickle(file: Path, *, trust_pickle: bool) -> Any:
         ) from error
 
 
-def _names(file: Path) -> list[str]:
-    """The classes and functions that the pickle names, found by reading its opcodes and running none."""
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            parts = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
-    else:
-        parts = [file.read_bytes()]
-    return [name for part in parts for name in _globals(part)]
+def require_held(tensors: Iterable[Tensor], file: Path) -> None:
+    """Refuse tensors that are no plain numbers in ``file``: sparse, quantised, complex, or views larger than what is stored.
+
+    Raises:
+        CartridgeFileError: naming the file and what is wrong.
+    """
+    total_bytes = 0
+    for x in tensors:
+        kind = str(x.dtype).removeprefix("torch.")
+        if type(x) not in (Tensor, nn.Parameter) or x.layout != torch.strided or x.device.type != "cpu":
+            raise CartridgeFileError(
+                f"{file} holds a tensor of layout {x.layout} on {x.device}, not plain numbers"
+            )
+        if x.dtype not in DTYPES:
+            raise CartridgeFileError(f"{file} holds a tensor of {kind}, which no key or value is")
+        if x.nbytes > x.untyped_storage().nbytes():
+            raise CartridgeFileError(
+                f"{file} holds a tensor {list(x.shape)} of {x.nbytes:,} bytes that are a view of "
+                f"{x.untyped_storage().nbytes():,}: its numbers are not in the file"
+            )
+        total_bytes += x.nbytes
+    if total_bytes > _MOST_SHARED * file.stat().st_size:
+        raise CartridgeFileError(
+            f"{file} has {file.stat().st_size:,} bytes and asks for {total_bytes:,}: its tensors are one and the same"
+        )
+
+
+def _unusual(file: Path) -> list[str]:
+    """The classes and functions that the pickle names and no cartridge needs, by reading its opcodes and running none."""
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                parts = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
+        else:
+            parts = [file.read_bytes()]
+    except Exception:  # a damaged archive: nothing is known of it
+        return []
+    names = {name for part in parts for name in _globals(part)}
+    return sorted(name for name in names if not name.startswith(_USUAL) and "Storage" not in name)
 
 
 def _globals(content: bytes) -> Iterator[str]:
@@ -83,5 +120,5 @@ def _globals(content: bytes) -> Iterator[str]:
                     yield ".".join(strings[-2:])
                 elif isinstance(argument, str):
                     strings.append(argument)
-    except (ValueError, IndexError):
+    except Exception:  # whatever pickletools makes of bytes that are no opcodes
         return  # cut short or no pickle: what was found so far is all there is to tell

@@ -41,7 +41,8 @@ class RandomVectors(InitStrategy):
         generator = torch.Generator().manual_seed(context.seed)
         keys, values = (
             [
-                torch.randn(size, generator=generator).to(context.model.device) * self.std
+                torch.randn(size, generator=generator, dtype=torch.float32).to(context.model.device)
+                * self.std
                 for _ in range(shape.num_layers)
             ]
             for _ in range(2)

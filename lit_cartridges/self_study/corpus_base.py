@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_cartridges.file_content import is_text, one_line
+
 
 class CorpusError(ValueError):
     """A corpus that cannot be read, or that is empty."""
@@ -51,7 +53,13 @@ class Corpus(ABC):
         Raises:
             CorpusError: there is no text at all.
         """
-        text = "\n\n".join(stripped for document in self.documents() if (stripped := document.text.strip()))
+        documents = [d for d in self.documents() if d.text.strip()]
+        text = "\n\n".join(document.text.strip() for document in documents)
+        if not is_text(text):
+            name = next(d.name for d in documents if not is_text(d.text))
+            raise CorpusError(
+                f"path={str(self.path)!r}: {one_line(name)} holds text that is no Unicode (half a surrogate pair)"
+            )
         if not text:
             raise CorpusError(f"path={str(self.path)!r}: the corpus is empty; {self.empty_hint}")
         return text
@@ -87,9 +95,9 @@ class Corpus(ABC):
     def _read(self, path: Path, encoding: str) -> str:
         try:
             return path.read_text(encoding=encoding).removeprefix("\ufeff")
-        except (UnicodeDecodeError, LookupError) as error:
+        except (UnicodeError, LookupError) as error:
             raise CorpusError(
-                f"path={str(path)!r}: not text in encoding={encoding!r} ({error}); set encoding"
+                f"path={str(path)!r}: not text in encoding={encoding!r} ({one_line(error)}); set encoding"
             ) from error
         except OSError as error:
             raise CorpusError(

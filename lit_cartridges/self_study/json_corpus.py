@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lit_cartridges.file_content import one_line, parse_json
 from lit_cartridges.self_study.corpus_base import Corpus, CorpusError, Document
 
 
@@ -49,8 +49,8 @@ class JsonCorpus(Corpus):
 
     def _parse(self, text: str, where: str) -> Any:
         try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
+            return parse_json(text, strict=False)  # other fields than the text are nobody's business
+        except ValueError as error:
             raise CorpusError(
                 f"path={str(self.path)!r}: {where} is no JSON ({error}); .json holds one list, .jsonl one "
                 "record per line"
@@ -60,7 +60,7 @@ class JsonCorpus(Corpus):
         value = record
         for key in self.field.split("."):
             if not isinstance(value, dict) or key not in value:
-                there = sorted(value) if isinstance(value, dict) else type(value).__name__
+                there = one_line(sorted(value)) if isinstance(value, dict) else type(value).__name__
                 raise CorpusError(
                     f"field={self.field!r} is not in {name}; set field to one of what is there: {there}"
                 )

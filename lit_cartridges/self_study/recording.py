@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_cartridges.atomic_files import sweep, write_atomically
+from lit_cartridges.file_content import named, one_line, parse_json
 from lit_cartridges.teachers.conversation import Conversation
 from lit_cartridges.teachers.conversation_file import is_readable, read_conversations, write_conversations
 from lit_cartridges.teachers.tokenizer_check import RecordingError, check_tokenizer, tokenizer_fingerprint
@@ -34,7 +35,12 @@ class Recording:
     """
 
     def __init__(
-        self, folder: str | Path, *, tokenizer: Any = None, settings: Mapping[str, Any] | None = None
+        self,
+        folder: str | Path,
+        *,
+        tokenizer: Any = None,
+        settings: Mapping[str, Any] | None = None,
+        vocab_size: int | None = None,
     ) -> None:
         """
         Args:
@@ -43,12 +49,13 @@ class Recording:
             settings: what the conversations are made with (JSON values). They are kept beside the parts, and a folder
                 of other settings is refused, since its groups would be taken for this run's. What a killed run has left
                 half-written is removed.
+            vocab_size: of the run's model, where it has more token ids than the tokenizer.
 
         Raises:
             RecordingError: the folder was made with other settings; the message names them. Or its settings are unreadable.
         """
         self.folder = Path(folder)
-        self.tokenizer = tokenizer
+        self.tokenizer, self.vocab_size = tokenizer, vocab_size
         self.settings = None if settings is None else json.loads(json.dumps(settings))
         if settings is not None:
             self._check_settings()
@@ -86,7 +93,7 @@ class Recording:
             raise RecordingError(
                 f"{self.folder}: group {group_index} is not recorded, present: {self.groups()[:10]}…"
             )
-        return read_conversations(path, tokenizer=self.tokenizer)
+        return read_conversations(path, tokenizer=self.tokenizer, vocab_size=self.vocab_size)
 
     def compact(self, path: str | Path) -> int:
         """Writes all readable groups into one file, in order, and returns the number of conversations."""
@@ -99,17 +106,20 @@ class Recording:
         if not file.exists():
             return
         try:
-            kept = json.loads(file.read_text())
+            kept = parse_json(file.read_bytes(), strict=False)
+            if not isinstance(kept, dict):
+                raise ValueError(f"found {named(kept)}")
         except ValueError as error:
             raise RecordingError(
-                f"{file} cannot be read ({error}), so nobody knows what the conversations beside it were made with; give "
-                "another recording folder, or delete that file if you are sure that the settings are the same"
+                f"{file} cannot be read ({one_line(error)}), so nobody knows what the conversations beside it were made "
+                "with; give another recording folder, or delete that file if you are sure that the settings are the same"
             ) from error
         assert self.settings is not None
         names = [name for name in {**kept, **self.settings} if kept.get(name) != self.settings.get(name)]
         if names:
             changes = "; ".join(
-                f"{name}: {kept.get(name)!r} then, {self.settings.get(name)!r} now" for name in names
+                f"{one_line(name, 60)}: {one_line(repr(kept.get(name)))} then, {one_line(repr(self.settings.get(name)))} now"
+                for name in names
             )
             raise RecordingError(
                 f"recording={str(self.folder)!r} holds conversations made with other settings ({changes}); "

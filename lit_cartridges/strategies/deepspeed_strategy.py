@@ -32,6 +32,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from lit_cartridges.models import load_model
+from lit_cartridges.precision import FULL, require_full_precision
 from lit_cartridges.strategies.lock_step import LockStep
 from lit_cartridges.strategies.nvme_shards import require_nvme
 from lit_cartridges.strategies.sharded_loading import load_sharded
@@ -95,14 +96,10 @@ class CartridgeDeepSpeedStrategy(DeepSpeedStrategy):
         Raises:
             ValueError: a precision other than 32-true, which is the cartridge's; or a disk that cannot be used.
         """
-        if self.precision_plugin.precision != "32-true":
-            raise ValueError(
-                f"trainer.precision={self.precision_plugin.precision!r}: cartridges are trained in fp32, and the frozen "
-                "model has a dtype of its own; leave trainer.precision at 32-true and set model.dtype"
-            )
+        require_full_precision(self.precision_plugin)
         if self._offloads_to_nvme:
             require_nvme(self.nvme_path)
-        self.precision_plugin = _Precision("32-true")
+        self.precision_plugin = _Precision(FULL)
         if isinstance(self.accelerator, CPUAccelerator):
             DDPStrategy.setup_environment(self)
         else:

@@ -92,6 +92,8 @@ def _layers(model: Any, folder: Path) -> Iterator[dict[str, Tensor]]:
     """The tensors of the files under the model's names, the keys of one layer at a time."""
     if (folder / _INDEX).exists():
         file_of = json.loads((folder / _INDEX).read_text())["weight_map"]
+        if odd := [name for name in file_of.values() if Path(name).name != name]:
+            raise ValueError(f"{folder / _INDEX} names a file outside its folder: {odd[0]!r}")
     else:
         with safe_open(str(folder / _SINGLE), framework="pt") as file:
             file_of = dict.fromkeys(file.keys(), _SINGLE)

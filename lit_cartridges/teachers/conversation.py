@@ -42,7 +42,9 @@ class Message:
                 f"content of the {self.role} message must be text, got {type(self.content).__name__}"
             )
         ids = np.asarray(self.token_ids)
-        if ids.ndim != 1 or (len(ids) and (not np.issubdtype(ids.dtype, np.integer) or ids.min() < 0)):
+        if ids.ndim != 1 or (
+            len(ids) and (not np.issubdtype(ids.dtype, np.integer) or ids.min() < 0 or ids.max() >= 2**31)
+        ):
             raise ConversationError(
                 f"token_ids of the {self.role} message must be a flat list of ids from 0 up"
             )

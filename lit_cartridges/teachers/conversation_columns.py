@@ -35,7 +35,11 @@ def encode_table(conversations: Sequence[Conversation]) -> pa.Table:
 
 
 def decode_batch(batch: pa.RecordBatch, tokenizer: Any) -> Iterator[Conversation]:
-    """The conversations of a batch; messages without token ids are encoded with `tokenizer`."""
+    """The conversations of a batch; messages without token ids are encoded with `tokenizer`.
+
+    Raises:
+        ValueError: columns, numbers or conversations that are not of the schema.
+    """
     column = batch.column("messages")
     flat = column.flatten()
     top = flat.field("top_logprobs")
@@ -57,6 +61,8 @@ def decode_batch(batch: pa.RecordBatch, tokenizer: Any) -> Iterator[Conversation
         top_logprobs = None
         if has_top[i]:
             token_idx, token_id, logprobs, shape = (_required(part[i]) for part in parts)
+            if len(shape) != 2:
+                raise ValueError(f"top_logprobs.shape has {len(shape)} numbers, and must be (tokens, k)")
             top_logprobs = TopLogprobs(token_idx, token_id, logprobs, (int(shape[0]), int(shape[1])))
         messages.append(Message(role, content, token_ids, top_logprobs))
     ends = np.cumsum(pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False))
@@ -75,10 +81,25 @@ def decode_batch(batch: pa.RecordBatch, tokenizer: Any) -> Iterator[Conversation
 
 
 def _rows(lists: pa.Array, dtype: Any) -> list[np.ndarray[Any, Any] | None]:
-    """A list column as one array per row, None where the row is null."""
+    """A list column as one array per row, None where the row is null.
+
+    Raises:
+        ValueError: other than numbers of the kind of ``dtype``, none of them null or beyond its range.
+    """
     if pa.types.is_null(lists.type):
         return [None] * len(lists)
-    flat = lists.flatten().to_numpy(zero_copy_only=False).astype(dtype)
+    values = lists.flatten()
+    fits = pa.types.is_integer if np.issubdtype(dtype, np.integer) else pa.types.is_floating
+    if not (fits(values.type) or len(values) == 0) or values.null_count:
+        raise ValueError(
+            f"{lists.type} with {values.null_count} nulls where numbers of {np.dtype(dtype)} belong"
+        )
+    flat = values.to_numpy(zero_copy_only=False) if len(values) else np.empty(0, dtype)
+    if np.issubdtype(dtype, np.integer) and len(flat):
+        limits = np.iinfo(dtype)
+        if flat.min() < limits.min or flat.max() > limits.max:
+            raise ValueError(f"{flat.min()}..{flat.max()} where {np.dtype(dtype)} belongs")
+    flat = flat.astype(dtype)
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
     pieces = np.split(flat, np.cumsum(lengths)[:-1]) if len(lengths) else []
     return [

@@ -8,7 +8,6 @@ are no log-probabilities: PEFT's trainer asks the teacher again in every step, a
 from __future__ import annotations
 
 import calendar
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lit_cartridges.file_content import named, one_line, parse_json, whole_number
 from lit_cartridges.teachers.conversation import Conversation, ConversationError, Message
 from lit_cartridges.teachers.tokenizer_check import RecordingError
 
@@ -56,20 +56,29 @@ def read_peft_conversations(path: Path, tokenizer: Any) -> Iterator[Conversation
     template = _template(tokenizer, path)
     # Every line repeats the corpus, and one copy of its text will do.
     corpora: dict[tuple[int, ...], str] = {}
-    with path.open(encoding="utf-8") as file:
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = parse_json(line)
+                if not isinstance(row, dict):
+                    raise ValueError(f"found {named(row)}")
                 teacher, student = (
-                    [int(i) for i in row[f"{who}_input_ids"]] for who in ("teacher", "student")
+                    _ids(row, f"{who}_input_ids", len(tokenizer)) for who in ("teacher", "student")
                 )
-                ctx_len = int(row["ctx_len"])
+                ctx_len = whole_number(row["ctx_len"], "ctx_len", least=-(2**31))
                 yield _conversation(teacher, student, ctx_len, number, template, tokenizer, corpora)
             except (ConversationError, KeyError, TypeError, ValueError) as error:
                 what = "" if isinstance(error, ConversationError) else "truncated, or not of PEFT's schema: "
-                raise RecordingError(f"{path}, line {number}: {what}{error}") from error
+                raise RecordingError(f"{path}, line {number}: {what}{one_line(error)}") from error
+
+
+def _ids(row: dict[str, Any], name: str, vocabulary: int) -> list[int]:
+    ids = row[name]
+    if not isinstance(ids, list):
+        raise ValueError(f"{name} must be a list of token ids, found {named(ids)}")
+    return [whole_number(i, name, below=vocabulary) for i in ids]
 
 
 def _conversation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,12 @@ class RecordedConversations:
     """
 
     def __init__(
-        self, path: str | Path, *, tokenizer: Any = None, conversations_per_group: int | None = None
+        self,
+        path: str | Path,
+        *,
+        tokenizer: Any = None,
+        conversations_per_group: int | None = None,
+        vocab_size: int | None = None,
     ) -> None:
         """
         Args:
@@ -26,6 +32,7 @@ class RecordedConversations:
             tokenizer: the run's tokenizer, here or later by `bind`.
             conversations_per_group: regroups the conversations in their order; without it the recorded groups stay,
                 and a foreign file, which has none, goes by groups of 16.
+            vocab_size: of the run's model, where it has more token ids than the tokenizer.
 
         Raises:
             RecordingError: no recording at `path`, or a group size below 1.
@@ -36,7 +43,7 @@ class RecordedConversations:
             )
         self.path = Path(path)
         self.tokenizer = tokenizer
-        self.conversations_per_group = conversations_per_group
+        self.conversations_per_group, self.vocab_size = conversations_per_group, vocab_size
         conversation_files(self.path)
 
     def bind(self, model: Any, tokenizer: Any) -> None:
@@ -44,21 +51,23 @@ class RecordedConversations:
         del model
         self.tokenizer = tokenizer
         if "groups" in self.__dict__:
-            check_tokenizer([c for group in self.groups for c in group], tokenizer, str(self.path))
+            made = [c for group in self.groups for c in group]
+            check_tokenizer(made, tokenizer, str(self.path), vocab_size=self.vocab_size)
 
     @cached_property
     def groups(self) -> list[list[Conversation]]:
         """All conversations, group by group; groups of which nothing came are left out."""
-        conversations = read_conversations(self.path, tokenizer=self.tokenizer)
+        conversations = read_conversations(self.path, tokenizer=self.tokenizer, vocab_size=self.vocab_size)
         if not conversations:
             raise RecordingError(
                 f"path={str(self.path)!r}: the recording is empty; synthesize some conversations first"
             )
         size = self.conversations_per_group
-        if size is None and all("group" in c.metadata for c in conversations):
-            by_group: dict[int, list[Conversation]] = {}
-            for conversation in conversations:
-                by_group.setdefault(int(conversation.metadata["group"]), []).append(conversation)
+        numbers = [conversation.metadata.get("group") for conversation in conversations]
+        if size is None and all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
+            by_group: dict[float, list[Conversation]] = {}
+            for number, conversation in zip(numbers, conversations, strict=True):
+                by_group.setdefault(float(number or 0), []).append(conversation)
             return [by_group[group] for group in sorted(by_group)]
         size = size or 16
         return [conversations[i : i + size] for i in range(0, len(conversations), size)]

@@ -8,8 +8,7 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
+from lit_cartridges.file_content import one_line
 from lit_cartridges.teachers.conversation import Conversation, ConversationError
 
 FINGERPRINT_KEY = "tokenizer_fingerprint"
@@ -35,37 +34,38 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return fingerprint
 
 
-def check_tokenizer(conversations: Sequence[Conversation], tokenizer: Any, source: str) -> None:
+def check_tokenizer(
+    conversations: Sequence[Conversation], tokenizer: Any, source: str, *, vocab_size: int | None = None
+) -> None:
     """Refuses conversations of another tokenizer.
 
-    Ours carry a fingerprint. Foreign ones do not, so their ids must lie within the vocabulary, and most of a sample
-    must decode to the text that stands beside them.
+    Ours carry a fingerprint. Foreign ones do not, so most of a sample must decode to the text that stands beside them.
+    All ids must lie within the vocabulary: the tokenizer's, or the model's ``vocab_size``, which may be padded.
 
     Raises:
         RecordingError: naming `source` and the first conversation at fault.
     """
-    fingerprint, size = tokenizer_fingerprint(tokenizer), len(tokenizer)
+    fingerprint, size = tokenizer_fingerprint(tokenizer), max(len(tokenizer), vocab_size or 0)
     decoded = agreeing = 0
     for number, conversation in enumerate(conversations):
         recorded = conversation.metadata.get(FINGERPRINT_KEY)
-        if recorded is not None:
-            if recorded != fingerprint:
-                raise RecordingError(
-                    f"{source}: conversation {number} was made with another tokenizer "
-                    f"(tokenizer_fingerprint={str(recorded)[:12]}…, the run's is {fingerprint[:12]}…); use "
-                    "the recording's model, or synthesize again"
-                )
-            continue
+        if recorded not in (None, fingerprint):
+            raise RecordingError(
+                f"{source}: conversation {number} was made with another tokenizer "
+                f"(tokenizer_fingerprint={one_line(recorded, 13)}, the run's is {fingerprint[:12]}…); use "
+                "the recording's model, or synthesize again"
+            )
         for message in conversation.messages:
             top = message.top_logprobs
-            ids = np.concatenate([message.token_ids, top.token_id if top else message.token_ids[:0]])
-            largest = int(ids.max(initial=-1))
+            largest = max(
+                int(ids.max(initial=-1)) for ids in (message.token_ids, *([top.token_id] if top else []))
+            )
             if largest >= size:
                 raise RecordingError(
                     f"{source}: conversation {number} holds token id {largest}, beyond the tokenizer's "
                     f"{size} entries; use the tokenizer that made the recording"
                 )
-            if decoded < _DECODED_MESSAGES and len(message.token_ids):
+            if recorded is None and decoded < _DECODED_MESSAGES and len(message.token_ids):
                 decoded += 1
                 text = tokenizer.decode(message.token_ids.tolist(), skip_special_tokens=True)
                 agreeing += "".join(text.split()) == "".join(message.content.split())

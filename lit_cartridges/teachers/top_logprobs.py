@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 # Servers round log-probabilities; a certain token may come back a hair above 0.
-_LOGPROB_SLACK = 1e-3
+_LOGPROB_SLACK, _MOST_MASS = 1e-3, 1.05
+_MOST_K = 2**20  # no vocabulary has more ids
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,7 +25,8 @@ class TopLogprobs:
         shape: (tokens, k): rows, and the most entries that a row may have.
 
     Raises:
-        ValueError: arrays of unequal length, rows missing or out of order, or a log-probability that is none.
+        ValueError: arrays of unequal length, rows missing or out of order, negative ids, a log-probability that is none,
+            or a row whose probabilities sum to more than 1.
     """
 
     token_idx: NDArray[np.int32]
@@ -48,6 +50,13 @@ class TopLogprobs:
             raise ValueError(
                 f"top_logprobs.token_idx must lie in 0..{tokens - 1}, the rows of shape={self.shape}"
             )
+        # Before anything is made as large as the shape says.
+        if not 0 <= tokens <= len(self.token_idx) or not 0 <= k <= _MOST_K:
+            raise ValueError(
+                f"top_logprobs.shape={self.shape} of {len(self.token_idx)} entries: every row has one, and at most {_MOST_K}"
+            )
+        if np.any(self.token_id < 0):
+            raise ValueError("top_logprobs.token_id must be ids from 0 up")
         entries = np.bincount(self.token_idx, minlength=tokens)
         if tokens and (entries.min() < 1 or entries.max() > k):
             raise ValueError(
@@ -56,6 +65,11 @@ class TopLogprobs:
         if not np.all(self.logprobs <= _LOGPROB_SLACK) or np.any(np.isinf(self.logprobs)):
             raise ValueError(
                 "top_logprobs.logprobs must be finite and at most 0; drop the answer that has others"
+            )
+        mass = np.bincount(self.token_idx, weights=np.exp(self.logprobs, dtype=np.float64), minlength=tokens)
+        if mass.max(initial=0) > _MOST_MASS:
+            raise ValueError(
+                f"top_logprobs: the probabilities of row {mass.argmax()} sum to {mass.max():.3g}, more than 1"
             )
 
     def __eq__(self, other: object) -> bool:

@@ -133,3 +133,19 @@ def test_best_follows_the_monitored_figure(tmp_path, model_folder, corpus):
 def test_bad_settings_name_themselves(option, value):
     with pytest.raises(ValueError, match=f"{option}={value!r} must be"):
         CartridgeCheckpoint(**{option: value})
+
+
+@pytest.mark.parametrize(
+    ("now", "best"),
+    [({}, 0.5), ({"monitor": "val/loss"}, None), ({"mode": "max"}, None)],
+    ids=["same", "other figure", "other mode"],
+)
+def test_the_best_so_far_is_that_of_the_same_figure(now, best):
+    then = CartridgeCheckpoint()
+    then.best = 0.5
+    callback = CartridgeCheckpoint(**now)
+    callback.load_state_dict(then.state_dict())
+    assert callback.best == best
+    old = CartridgeCheckpoint()
+    old.load_state_dict({"best": 0.25})  # as version 0.1 wrote it
+    assert old.best == 0.25

@@ -30,15 +30,22 @@ from tests.tiny_models import VOCAB, tiny_model
 PEFT = PeftFormat()
 MODELS = ["llama", "qwen3"]
 GREEDY = {"max_new_tokens": 32, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+# PEFT hands the cache over by its name before transformers 5.24.
+pytestmark = pytest.mark.filterwarnings("default:.*past_key_values.*:FutureWarning")
 
 
 def prompt(rows=2, tokens=7):
     return torch.randint(3, VOCAB, (rows, tokens), generator=torch.Generator().manual_seed(2))
 
 
+@torch.no_grad()
 def generated_by_peft(peft_model):
+    """By its forward call: its `generate` leaves the prefix out with transformers 5.24 (seen with PEFT 0.21.2)."""
     ids = prompt()
-    return peft_model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **GREEDY)
+    for _ in range(GREEDY["max_new_tokens"]):
+        logits = peft_model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
+    return ids
 
 
 def theirs(name, folder, *, tokens=9, frozen=1, past=None, step=False):
