@@ -25,7 +25,7 @@ VLLM := $(VENV)-vllm
 NEWEST := $(VENV)-newest
 INSTALLED := build/installed
 
-.PHONY: help install install-deepspeed install-vllm demo test test-distributed test-faults test-newest test-vllm install-slurm test-slurm lint format typecheck bench clean
+.PHONY: help install install-deepspeed install-vllm demo test test-distributed test-faults test-gpu test-newest test-vllm install-slurm test-slurm lint format typecheck bench clean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -75,6 +75,11 @@ test-distributed: $(DEEPSPEED) ## train with two processes on the CPU, under DDP
 test-faults: $(STAMP) ## kill, stop, starve and damage runs of the real command, and print what was tried (PYTEST_ARGS)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -p no:xdist -m faults tests/faults $(PYTEST_ARGS)
 	@$(PY) -m tests.faults.report
+
+# Without a device every test would be skipped, which reads like success.
+test-gpu: $(STAMP) ## run on a CUDA device what users run there, each against fp32 on the CPU; fails without one (PYTEST_ARGS)
+	@$(PY) -m tests.gpu.require
+	$(PY) -m pytest -p no:xdist -m gpu tests $(PYTEST_ARGS)
 
 install-slurm: ## install SLURM by apt, where that may be done; fails, with the reason, where it cannot
 	@tests/slurm/install.sh

@@ -6,6 +6,7 @@ can say what a keyword that is not known here would do, so it is refused.
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 from torch import Tensor
@@ -15,7 +16,7 @@ from lit_cartridges.readers import LayerCall
 # What models and `generate` hand down to every layer, and no attention of theirs reads.
 _WITHOUT_EFFECT = frozenset(
     "is_causal position_ids cache_position position_embeddings use_cache return_dict output_hidden_states "
-    "output_router_logits logits_to_keep num_items_in_batch deterministic tokenizer assistant_tokenizer".split()
+    "output_router_logits output_attentions logits_to_keep num_items_in_batch deterministic tokenizer assistant_tokenizer".split()
 )
 _READ = frozenset(("softcap", "s_aux"))
 
@@ -41,6 +42,11 @@ def known_extras(call: LayerCall) -> AttentionExtras:
     if call.extras.get("is_causal") is False:
         raise ValueError(
             f"layer {call.layer} attends in both directions (is_causal=False), and cartridges and cascades are read causally"
+        )
+    if call.extras.get("output_attentions"):
+        warnings.warn(
+            "output_attentions=True: what reads a cartridge or a cascade gives no attention weights; they are None",
+            stacklevel=2,
         )
     strange = [
         name

@@ -35,14 +35,17 @@ def attend_plain(
 ) -> tuple[Tensor, Tensor]:
     """Output [B, H, T, V] in the query's dtype and its log-sum-exp; ``causal`` needs T = M."""
     wide = wide_dtype(query)
-    key, value = (x.to(wide) for x in per_query_head(query, key, value))
+    key, value = per_query_head(query, key, value)
     out = query.new_empty(*query.shape[:-1], value.shape[-1])
     lse = query.new_empty(query.shape[:-1], dtype=wide)
     with without_autocast(query):
         for rows in _chunks(query):
-            scores, _ = _scores(query[:, :, rows].to(wide), key, scale, rows, causal, mask, softcap, bias)
+            # Widened where they are used: never both at once.
+            scores, _ = _scores(
+                query[:, :, rows].to(wide), key.to(wide), scale, rows, causal, mask, softcap, bias
+            )
             lse[:, :, rows] = scores.logsumexp(-1)
-            out[:, :, rows] = (scores - lse[:, :, rows, None]).exp() @ value
+            out[:, :, rows] = (scores - lse[:, :, rows, None]).exp() @ value.to(wide)
     return out, lse
 
 

@@ -47,6 +47,9 @@ def recorded(tmp_path, corpus: str) -> str:
 
 @pytest.fixture(autouse=True)
 def skip_without_gpu(request: pytest.FixtureRequest) -> None:
-    """Tests marked ``gpu`` are the CUDA half of tests that run on the CPU as well; most machines cannot run them."""
+    """Tests marked ``gpu`` are the CUDA half of tests that run on the CPU as well; most machines cannot run them.
+
+    `make test-gpu` fails there before it gets here.
+    """
     if request.node.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")

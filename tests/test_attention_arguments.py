@@ -20,7 +20,6 @@ UNKNOWN = {
     "block_indices": torch.zeros(1, 9, 4, dtype=torch.long),  # MiniMax 3
     "cu_seq_lens_q": torch.tensor([0, 4, 9], dtype=torch.int32),  # a collator that packs without padding
     "alibi": torch.zeros(4),
-    "output_attentions": True,
     "encoder_hidden_states": torch.zeros(1, 3, 32),
 }
 
@@ -46,6 +45,13 @@ def test_what_no_attention_of_ours_knows_is_refused_by_name(llama, kind, name):
 def test_what_says_nothing_is_let_through(llama, kind):
     given = {"alibi": None, "output_attentions": False, "output_router_logits": True, "is_causal": True}
     assert torch.equal(call(llama, kind, **given).logits, call(llama, kind).logits)
+
+
+@pytest.mark.parametrize("kind", ["cartridge", "cascade"])
+def test_there_are_no_attention_weights_and_it_says_so(llama, kind):
+    with pytest.warns(UserWarning, match="output_attentions=True: .* gives no attention weights"):
+        out = call(llama, kind, output_attentions=True)
+    assert torch.equal(out.logits, call(llama, kind).logits)
 
 
 @pytest.mark.parametrize("kind", ["cartridge", "cascade"])

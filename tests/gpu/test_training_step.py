@@ -1,0 +1,91 @@
+"""Training steps on packed conversations, with layers recomputed, sliding windows, soft-caps and sinks."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import lightning as L
+import pytest
+import torch
+
+from lit_cartridges import Cartridge
+from lit_cartridges.attention import Reading, reads_prefixes
+from lit_cartridges.prefill import prefill
+from lit_cartridges.recomputing import recomputes_layers
+from tests.gpu.agreement import (
+    DEVICES,
+    HALVES,
+    MODELS,
+    TOLERANCE,
+    exact_model,
+    model_on,
+    require_agreement,
+    tokens,
+)
+from tests.tiny_run import fit, new_data, new_module, tokenizer
+
+LENGTHS = (7, 1, 12, 3, 30)
+
+
+def outcome(name, device, dtype, *, biased, recomputed):
+    """Loss, and the gradient of every trainable number of a cartridge that five packed sequences read."""
+    exact, model = exact_model(name), model_on(name, device, dtype)
+    keys, values = prefill(exact, tokens(9))
+    generator = torch.Generator().manual_seed(4)
+    biases = [torch.randn(x.shape[:2], generator=generator) for x in keys] if biased else None
+    cartridge = Cartridge(keys, values, biases, num_frozen_tokens=2).to(device)
+    ids = tokens(1, sum(LENGTHS), seed=1).to(device)
+    positions = torch.cat([torch.arange(n) for n in LENGTHS])[None].to(device) + cartridge.num_tokens
+    keys, values = cartridge.tensors(dtype=model.dtype)
+    reading = Reading(
+        keys=keys, values=values, biases=cartridge.biases(), position_ids=positions, lengths=LENGTHS
+    )
+    with reads_prefixes(model), recomputes_layers(model) if recomputed else nullcontext():
+        logits = model(ids, position_ids=positions, use_cache=False, reading=reading).logits[0]
+        answers = tokens(ids.shape[1], seed=2).to(device)
+        loss = torch.nn.functional.cross_entropy(logits.float(), answers)
+        loss.backward()
+    return loss, torch.cat([x.grad.flatten() for x in cartridge.parameters()])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("biased", [False, True], ids=["", "biased"])
+@pytest.mark.parametrize("name", list(MODELS))
+def test_loss_and_gradients_of_packed_rows(name, biased, dtype, device):
+    exact = outcome(name, "cpu", torch.float32, biased=biased, recomputed=False)
+    for mine, theirs in zip(
+        outcome(name, device, dtype, biased=biased, recomputed=not biased), exact, strict=True
+    ):
+        require_agreement(mine, theirs, dtype)
+
+
+class FirstGradient(L.Callback):
+    """Every trainable number's gradient in the first step."""
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if not hasattr(self, "gradient"):
+            parameters = [x for x in pl_module.cartridge.parameters() if x.requires_grad]
+            self.gradient = torch.cat([x.grad.flatten().cpu() for x in parameters])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["mistral", "gemma2"])
+def test_steps_of_a_run(tmp_path, corpus, recorded, name, dtype, device):
+    exact_model(name).save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    losses, gradients = [], []
+    for where, kind in (("cpu", "float32"), (device, dtype)):
+        module = new_module(str(tmp_path / "model"), dtype=kind, gradient_checkpointing=kind != "float32")
+        first = FirstGradient()
+        _, curve = fit(
+            *(tmp_path / where / kind, module, new_data(corpus, recorded=recorded), first),
+            accelerator=where,
+            max_steps=3,
+        )
+        assert {x.dtype for x in module.cartridge.parameters()} == {torch.float32}
+        losses.append(torch.tensor(curve.losses))
+        gradients.append(first.gradient)
+    require_agreement(gradients[1], gradients[0], getattr(torch, dtype))
+    torch.testing.assert_close(losses[1], losses[0], rtol=TOLERANCE[getattr(torch, dtype)], atol=0)
