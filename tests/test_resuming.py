@@ -114,6 +114,15 @@ def test_the_mend_that_a_refusal_names_works(run, capsys):
     main(arguments("fit", changed | {"data.recording": recording}) + ["--resume=never"])
 
 
+def test_the_config_is_written_when_the_training_begins(run):
+    """Not before the module has looked at its settings."""
+    folder = run["trainer.default_root_dir"]
+    before = (folder / "config.yaml").read_bytes()
+    with pytest.raises(SystemExit):
+        main([*arguments("fit", run | {"model.num_tokens": 600}), "--resume=never"])
+    assert (folder / "config.yaml").read_bytes() == before
+
+
 def test_what_may_change_takes_effect_and_is_told(run, caplog):
     folder = run["trainer.default_root_dir"]
     changes = {
