@@ -13,6 +13,7 @@ VENV_ARGS ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_ARGS ?=
 # Test processes, one thread each: two on two cores are faster than one process with two threads.
 TEST_PROCESSES ?= 2
 # Every script of benchmarks/; `make bench BENCH=serving` runs one. A name that begins with _ is a helper.
@@ -24,7 +25,7 @@ DEEPSPEED := $(VENV)/.installed-deepspeed
 VLLM := $(VENV)-vllm
 INSTALLED := build/installed
 
-.PHONY: help install install-deepspeed install-vllm demo test test-distributed test-faults test-vllm install-slurm test-slurm lint format typecheck bench clean
+.PHONY: help install install-deepspeed install-vllm demo test test-distributed test-faults test-vllm install-slurm test-slurm fuzz lint format typecheck bench clean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +65,9 @@ test-distributed: $(DEEPSPEED) ## train with two processes on the CPU, under DDP
 test-faults: $(STAMP) ## kill, stop, starve and damage runs of the real command, and print what was tried (PYTEST_ARGS)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -p no:xdist -m faults tests/faults $(PYTEST_ARGS)
 	@$(PY) -m tests.faults.report
+
+fuzz: $(STAMP) ## read 3,000 spoilt files of every kind that the package reads, and print how that ends (FUZZ_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -W ignore -m tests.fuzz $(FUZZ_ARGS)
 
 install-slurm: ## install SLURM by apt, where that may be done; fails, with the reason, where it cannot
 	@tests/slurm/install.sh
