@@ -129,7 +129,7 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         x = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {x.dtype} {list(x.shape)}\n".encode())
-        digest.update(x.reshape(-1).view(torch.uint8).numpy())
+        digest.update(x.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.cartridge_files import CartridgeFileError
-from lit_cartridges.cascade import CascadingCache
+from lit_cartridges.cascade import CascadingCache, cascade_prefill
 from lit_cartridges.cascade.state import CascadeFileError
 from lit_cartridges.checkpoint_files import CheckpointFileError, resume_path
 from lit_cartridges.evals.longhealth import LongHealth, LongHealthCorpus
@@ -159,8 +159,6 @@ def _read_checkpoint(folder: Path) -> str:
 def _cascade(folder: Path) -> Path:
     model = tiny_model("llama")
     cache = CascadingCache(config=model.config, sink_tokens=2, cascades=2, total_tokens=18, stride_tokens=4)
-    from lit_cartridges.cascade import cascade_prefill
-
     cascade_prefill(model, cache, torch.arange(3, 33)[None])
     return cache.save(folder / "cascade.safetensors")
 
@@ -194,15 +192,8 @@ _QUESTIONS = [
     {"question": "w1", "answer": "w2"},
     {"question": "w3", "answer": "b", "choices": ["a", "b", 3]},
 ]
-_PATIENT = {
-    "name": "A",
-    "birthday": "1.1.1",
-    "diagnosis": "d",
-    "texts": {"text_0": "w1 w2"},
-    "questions": [
-        {"question": "q", "correct": "o2", **{f"answer_{x}": f"o{i}" for i, x in enumerate("abcde")}}
-    ],
-}
+_ASKED = {"question": "q", "correct": "o2", **{f"answer_{x}": f"o{i}" for i, x in enumerate("abcde")}}
+_PATIENT = {"name": "A", "birthday": "b", "diagnosis": "d", "texts": {"t": "w1"}, "questions": [_ASKED]}
 _MARKDOWN = "---\na: b\n---\n# w1\nw2\n```\n# no\n```\n# w3\nw4\n"
 
 _BYTES = (spoil.spoil_bytes,)
