@@ -13,6 +13,7 @@ VENV_ARGS ?=
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_ARGS ?=
 # Test processes, one thread each: two on two cores are faster than one process with two threads.
 TEST_PROCESSES ?= 2
 # Every script of benchmarks/; `make bench BENCH=serving` runs one. A name that begins with _ is a helper.
@@ -25,7 +26,7 @@ VLLM := $(VENV)-vllm
 NEWEST := $(VENV)-newest
 INSTALLED := build/installed
 
-.PHONY: help install install-deepspeed install-vllm demo test test-distributed test-faults test-gpu test-newest test-vllm install-slurm test-slurm lint format typecheck bench clean
+.PHONY: help install install-deepspeed install-vllm demo test test-distributed test-faults test-gpu test-newest test-vllm install-slurm test-slurm fuzz lint format typecheck bench clean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -80,6 +81,9 @@ test-faults: $(STAMP) ## kill, stop, starve and damage runs of the real command,
 test-gpu: $(STAMP) ## run on a CUDA device what users run there, each against fp32 on the CPU; fails without one (PYTEST_ARGS)
 	@$(PY) -m tests.gpu.require
 	$(PY) -m pytest -p no:xdist -m gpu tests $(PYTEST_ARGS)
+
+fuzz: $(STAMP) ## read 3,000 spoilt files of every kind that the package reads, and print how that ends (FUZZ_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -W ignore -m tests.fuzz $(FUZZ_ARGS)
 
 install-slurm: ## install SLURM by apt, where that may be done; fails, with the reason, where it cannot
 	@tests/slurm/install.sh

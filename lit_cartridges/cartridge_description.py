@@ -80,7 +80,7 @@ class Description:
             provenance=record(Provenance, known["provenance"], "provenance"),
             sides=("keys", "values", "biases")[: 2 if version == VERSION_WITHOUT_BIASES else 3],
             tensors_sha256=known.get("tensors_sha256"),
-            intact=known.get("sha256", _sha256_of(known)) == _sha256_of(known),
+            intact=known.get("sha256", sha256_of(known)) == sha256_of(known),
         )
 
     def require_intact(self) -> None:
@@ -118,7 +118,7 @@ def described(known: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str,
     except (TypeError, ValueError) as error:
         raise ValueError(f"the cartridge's provenance cannot be written: {error}") from error
     plain["tensors_sha256"] = tensors_sha256(tensors)
-    plain["sha256"] = _sha256_of(plain)
+    plain["sha256"] = sha256_of(plain)
     Description.parse(json.dumps(plain))
     return dict(plain)
 
@@ -129,8 +129,14 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         x = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {x.dtype} {list(x.shape)}\n".encode())
-        digest.update(x.reshape(-1).view(torch.uint8).numpy())
+        digest.update(x.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def sha256_of(known: Mapping[str, Any]) -> str:
+    """Of a JSON object, but for its entry ``sha256``; as hex."""
+    rest = {name: value for name, value in known.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def not_finite(cartridge: Cartridge, dtype: torch.dtype = torch.float32) -> str | None:
@@ -157,8 +163,3 @@ def _frozen(value: Any, tokens: int) -> int:
             f"num_frozen_tokens={frozen} with num_tokens={tokens}: one at least must be left to train"
         )
     return frozen
-
-
-def _sha256_of(known: Mapping[str, Any]) -> str:
-    rest = {name: value for name, value in known.items() if name != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

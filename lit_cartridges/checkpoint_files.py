@@ -50,16 +50,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def problem(path: Path) -> str | None:
-    """Why a checkpoint cannot be gone on from; None where it can. Reads the file once, and checks every checksum.
+    """Why a checkpoint cannot be gone on from; None where it can. Checks every checksum, and reads it as a run would.
 
-    torch itself does not look at the checksums when it loads.
+    torch itself does not look at the checksums when it loads, and where it maps a file, not at sizes either.
     """
     try:
         if path.stat().st_size == 0:
             return "it is empty"
         if (why := archive_problem(path)) is not None:
             return why
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
         missing = [name for name in ("state_dict", "global_step", "loops") if name not in content]
         return f"it has no {', '.join(missing)}" if missing else None
     except Exception as error:  # arbitrary bytes make the readers raise anything

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
+from torch import Tensor
 from transformers import PretrainedConfig
 
-from lit_cartridges.cartridge_description import tensors_sha256
+from lit_cartridges.cartridge_description import sha256_of, tensors_sha256
 from lit_cartridges.cartridge_files import write_atomically
 from lit_cartridges.file_content import one_line, parse_json, whole_number
 
@@ -46,6 +47,7 @@ def save_state(cache: CascadingCache, path: Path) -> Path:
         "cumulative_lengths": [layer.cumulative_length for layer in cache.layers],
         "tensors_sha256": tensors_sha256(tensors),
     }
+    header["sha256"] = sha256_of(header)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, save(tensors, metadata={_HEADER: json.dumps(header)}))
     return path
@@ -68,11 +70,9 @@ def load_state(path: Path, *, config: PretrainedConfig, device: torch.device | s
                 raise CascadeFileError(
                     f"{path} has format version {header['format_version']}; this release reads up to {FORMAT_VERSION}"
                 )
-            cache = CascadingCache(config=config, **header["settings"])
             held = {name: tensors.get_tensor(name) for name in tensors.keys()}
-            # Files of releases that wrote no checksum have none to check.
-            if header.get("tensors_sha256", whole := tensors_sha256(held)) != whole:
-                raise ValueError("its tensors were changed after they were written (tensors_sha256 differs)")
+            _require_unchanged(header, held)
+            cache = CascadingCache(config=config, **header["settings"])
             for i, layer in enumerate(cache.layers):
                 layer.cumulative_length = whole_number(header["cumulative_lengths"][i], "cumulative_lengths")
                 if layer.cumulative_length == 0 and f"layers.{i}.keys" not in held:
@@ -89,6 +89,17 @@ def load_state(path: Path, *, config: PretrainedConfig, device: torch.device | s
         raise CascadeFileError(
             f"{path} is truncated, no cascade, or one of another model: {one_line(error)}"
         ) from error
+
+
+def _require_unchanged(header: dict[str, Any], held: dict[str, Tensor]) -> None:
+    """Compare both checksums; files of releases that wrote none have exactly the other fields."""
+    fields = {"format_version", "settings", "cumulative_lengths"}
+    if set(header) == fields:
+        return
+    if set(header) != fields | {"tensors_sha256", "sha256"} or header["sha256"] != sha256_of(header):
+        raise ValueError("its settings were changed after they were written (sha256 differs)")
+    if header["tensors_sha256"] != tensors_sha256(held):
+        raise ValueError("its tensors were changed after they were written (tensors_sha256 differs)")
 
 
 def _require_shapes(layer: CascadeLayer, name: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lit_cartridges.evals.choices import with_choices
 from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
-from lit_cartridges.file_content import one_line, parse_json
+from lit_cartridges.file_content import named, one_line, parse_json
 from lit_cartridges.self_study.corpus_base import Corpus, Document
 
 _OPTIONS = ("answer_a", "answer_b", "answer_c", "answer_d", "answer_e")
@@ -30,12 +30,12 @@ class LongHealth(EvalTask):
     """
 
     def __init__(self, *, path: str | Path, patients: Sequence[str] | None = None) -> None:
-        self._patients = read_patients(path, patients)
+        self._path, self._patients = str(path), read_patients(path, patients)
         self.questions()
 
     def questions(self) -> Sequence[EvalQuestion]:
         return [
-            _question(key, patient, number, record)
+            _question(f"path={self._path!r}: {key}, question {number}", key, patient, record)
             for key, patient in self._patients.items()
             for number, record in enumerate(patient["questions"])
         ]
@@ -96,8 +96,7 @@ def read_patients(path: str | Path, patients: Sequence[str] | None = None) -> di
     return {key: value for key, value in known.items() if patients is None or key in patients}
 
 
-def _question(key: str, patient: dict[str, Any], number: int, record: dict[str, Any]) -> EvalQuestion:
-    where = f"{key}, question {number}"
+def _question(where: str, key: str, patient: dict[str, Any], record: dict[str, Any]) -> EvalQuestion:
     if not isinstance(record, dict):
         raise EvalError(f"{where} is no object: this is not LongHealth's layout")
     if missing := [name for name in ("question", *_OPTIONS, "correct") if name not in record]:
@@ -108,7 +107,9 @@ def _question(key: str, patient: dict[str, Any], number: int, record: dict[str, 
     if not letters and correct.removeprefix("answer_").upper() in tuple("ABCDE"):
         letters = [correct.removeprefix("answer_").upper()]
     if not letters:
-        raise EvalError(f"{where}: the right answer {correct!r} is none of its options {list(choices)}")
+        raise EvalError(
+            f"{where}: the right answer {named(correct)} is none of its options {one_line(list(choices))}"
+        )
     prompt = with_choices(f"{_who(key, patient)}\n{record['question']}", choices)
     return EvalQuestion(prompt=prompt, answer=letters[0], choices=choices)
 

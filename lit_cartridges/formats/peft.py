@@ -99,11 +99,12 @@ def _read_config(file: Path) -> dict[str, Any]:
         raise CartridgeFileError(
             f"{file} is truncated or no adapter's settings: {one_line(error)}"
         ) from error
-    if config.get("peft_type") != "CARTRIDGE":
-        kind = config.get("peft_type")
+    kind = config.get("peft_type")
+    if not isinstance(kind, str):
+        raise CartridgeFileError(f"{file}: peft_type must be text, found {named(kind)}")
+    if kind != "CARTRIDGE":
         raise CartridgeFileError(
-            f"{file} is of a {kind if isinstance(kind, str) else named(kind)} adapter; only CARTRIDGE adapters hold a "
-            "cartridge"
+            f"{file} is of a {one_line(kind, 60)} adapter; only CARTRIDGE adapters hold a cartridge"
         )
     submodules = config.get("num_transformer_submodules", 1)
     if submodules != 1:

@@ -62,9 +62,11 @@ class JsonCorpus(Corpus):
             if not isinstance(value, dict) or key not in value:
                 there = one_line(sorted(value)) if isinstance(value, dict) else type(value).__name__
                 raise CorpusError(
-                    f"field={self.field!r} is not in {name}; set field to one of what is there: {there}"
+                    f"path={str(self.path)!r}: field={self.field!r} is not in {name}; set field to one of what is there: {there}"
                 )
             value = value[key]
         if not isinstance(value, str):
-            raise CorpusError(f"field={self.field!r} of {name} must be text, got {type(value).__name__}")
+            raise CorpusError(
+                f"path={str(self.path)!r}: field={self.field!r} of {name} must be text, got {type(value).__name__}"
+            )
         return value

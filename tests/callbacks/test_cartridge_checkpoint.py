@@ -120,6 +120,25 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_
     assert all(bool(x.isfinite().all()) for x in kept.parameters())
 
 
+def test_a_cartridge_that_a_step_has_spoilt_is_not_saved(tmp_path, model_folder, corpus):
+    """The loss of a step says nothing of what the step made, and no loss comes after the last one."""
+    recorded = save_recording(tmp_path / "recorded.parquet", corpus=corpus)
+    module, data = new_module(model_folder), new_data(corpus, recorded=recorded)
+
+    def spoil():
+        with torch.no_grad():
+            module.cartridge.trainable_values[1][0, 0, 0] = float("inf")
+
+    trainer = new_trainer(
+        tmp_path, At(4, spoil), CartridgeCheckpoint(every_n_steps=2), enable_checkpointing=True, max_steps=4
+    )
+    with pytest.raises(
+        FloatingPointError, match=r"after optimizer step 4 the values of layer 1 hold .*last good checkpoint"
+    ):
+        trainer.fit(module, data)
+    assert Cartridge.from_pretrained(tmp_path / "cartridge").provenance.steps == 2
+
+
 def test_best_follows_the_monitored_figure(tmp_path, model_folder, corpus):
     checkpoint = CartridgeCheckpoint(every_n_steps=1, monitor="train/perplexity", mode="max")
     fit(tmp_path, model_folder, corpus, checkpoint=checkpoint)

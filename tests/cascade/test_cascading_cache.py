@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from lit_cartridges.attention import reading_prefix
 from lit_cartridges.cache_argument import cache_argument
@@ -171,6 +174,54 @@ def test_files_that_are_no_cascade_are_refused(llama, tmp_path):
         CascadingCache.load(path, config=llama.config)
     with pytest.raises(CascadeFileError, match="is no file"):
         CascadingCache.load(tmp_path / "nowhere", config=llama.config)
+
+
+def test_a_cascade_of_which_a_bit_was_flipped_is_refused(llama, tmp_path):
+    cache = cascade(llama)
+    read(llama, cache, tokens(1, 40))
+    path = cache.save(tmp_path / "cascade.safetensors")
+    whole = path.read_bytes()
+    size = int.from_bytes(whole[:8], "little")
+    for place, told in (
+        (-40, "tensors_sha256 differs"),
+        (8 + whole[8 : 8 + size].index(b'\\"settings') + 40, ""),
+    ):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(CascadeFileError, match=f"cascade.safetensors is truncated, no cascade.*{told}"):
+            CascadingCache.load(path, config=llama.config)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("keys", lambda x: x * float("nan"), "layers.0 holds NaN"),
+        ("values", lambda x: x[:, :, :-1], "layers.0 has tensors of shapes that do not go together"),
+        ("scores", lambda x: x[..., :-1], "do not go together"),
+        ("tokens", lambda x: x.float(), "do not go together"),
+        ("seen", lambda x: x.repeat(2), "do not go together"),
+        ("counts", lambda x: x[:, :1], "do not go together"),
+        ("keys", lambda x: x[0], "cascade"),
+    ],
+)
+def test_a_cascade_of_before_the_checksums_is_read_and_its_tensors_judged(
+    llama, tmp_path, name, change, told
+):
+    cache = cascade(llama)
+    read(llama, cache, tokens(1, 40))
+    path = cache.save(tmp_path / "cascade.safetensors")
+    with safe_open(path, framework="pt") as held:
+        header = json.loads(held.metadata()["cascading_cache"])
+        old = {n: header[n] for n in ("format_version", "settings", "cumulative_lengths")}
+        state = {n: held.get_tensor(n) for n in held.keys()}
+    save_file(state, path, metadata={"cascading_cache": json.dumps(old)})
+    loaded = CascadingCache.load(path, config=llama.config)
+    assert all(torch.equal(x, y) for x, y in zip(tensors(cache), tensors(loaded), strict=True))
+    state[f"layers.0.{name}"] = change(state[f"layers.0.{name}"]).contiguous()
+    save_file(state, path, metadata={"cascading_cache": json.dumps(old)})
+    with pytest.raises(CascadeFileError, match=told):
+        CascadingCache.load(path, config=llama.config)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt_neox"])

@@ -6,6 +6,7 @@ What DeepSpeed does with a layer once it is complete is `test_two_processes`' af
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
@@ -43,6 +44,17 @@ def test_it_is_the_model_that_transformers_loads(architecture, max_shard_size, t
     ids = torch.arange(7, 40)[None]
     with torch.no_grad():
         torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=0, atol=0)
+
+
+def test_an_index_that_names_a_file_elsewhere_is_refused(tmp_path, noted):
+    tiny_model("llama").save_pretrained(tmp_path / "model", max_shard_size="20KB")
+    index = tmp_path / "model" / "model.safetensors.index.json"
+    known = json.loads(index.read_text())
+    name = next(iter(known["weight_map"]))
+    known["weight_map"][name] = f"../model/{known['weight_map'][name]}"
+    index.write_text(json.dumps(known))
+    with pytest.raises(ValueError, match="index.json names a file outside its folder: '../model/model-"):
+        load_sharded(str(tmp_path / "model"), dtype="auto", device=CPU, config=CONFIG)
 
 
 def test_the_rest_is_not_read_before_a_layer_is_sharded(tmp_path, monkeypatch):

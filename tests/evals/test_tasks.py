@@ -110,13 +110,36 @@ GOOD = '{"question": "a", "answer": "b"}'
             "line 1 has the answer 'Z'.*letters AB",
         ),
         ("x.jsonl", '{"question": "a", "answer": "b", "choices": ["b"]}', "line 1 must have 2 to 10 options"),
+        (
+            "x.jsonl",
+            '{"question": "a", "answer": "b", "choices": {"b": 1}}',
+            "line 1 must have 2 to 10 options",
+        ),
+        ("x.jsonl", '{"question": "a", "answer": "b", "choices": ["b", null]}', "option .* no number: None"),
+        (
+            "x.jsonl",
+            '{"question": "a", "answer": "b", "choices": ["b", ["c"]]}',
+            "option .* no number: a list",
+        ),
+        (
+            "x.jsonl",
+            '{"question": "a", "answer": "b", "choices": ["b", Infinity]}',
+            "option .* no number: inf",
+        ),
+        ("x.jsonl", '{"question": "a", "answer": NaN}', "line 1 has no text under answer_field"),
+        ("x.jsonl", '{"question": "a", "answer": null}', "line 1 has no text under answer_field"),
+        ("x.jsonl", '{"question": "\\ud800", "answer": "a"}', "line 1 has no text under question_field"),
+        ("x.jsonl", '{"question": ["a"], "answer": "a"}', "line 1 has no text under question_field"),
+        ("x.jsonl", f"{GOOD}\n" + "[" * 100_000, "line 2 is no JSON .*nested too deeply"),
+        ("x.json", "9" * 5000, "the file is no JSON .*limit"),
     ],
 )
 def test_a_bad_file_is_told_where(tmp_path, name, text, message):
     file = tmp_path / name
     file.write_text(text)
-    with pytest.raises(EvalError, match=message):
+    with pytest.raises(EvalError, match=message) as caught:
         QuestionFile(path=file)
+    assert str(file) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_missing_or_foreign_file(tmp_path):
@@ -144,6 +167,9 @@ def benchmark(correct: str = "Ramipril") -> dict:
         }
 
     return {"patient_01": patient("Ann"), "patient_02": patient("Bo"), "canary": "a string"}
+
+
+PATIENT = benchmark()["patient_02"]
 
 
 def test_longhealth_asks_about_the_patients_of_its_corpus(tmp_path):
@@ -181,7 +207,25 @@ def test_longhealth_names_the_right_option_by_text_or_letter(tmp_path, correct):
             {"patients": ["patient_09"]},
             r"patients=\['patient_09'\] are not in .*it has patient_01, patient_02",
         ),
-        (json.dumps(benchmark("Water")), {}, "patient_01, question 0: the right answer 'Water' is none"),
+        (
+            json.dumps(benchmark("Water")),
+            {},
+            "x.json'?: patient_01, question 0: the right answer 'Water' is none",
+        ),
+        (
+            json.dumps(benchmark() | {"patient_02": {**PATIENT, "texts": ["a"]}}),
+            {},
+            "patient_02 has no texts",
+        ),
+        (json.dumps(benchmark() | {"patient_02": {**PATIENT, "name": 3}}), {}, "patient_02 has no name"),
+        (json.dumps(benchmark() | {"patient_02": {**PATIENT, "texts": {"a": None}}}), {}, "are no texts"),
+        (
+            json.dumps(benchmark() | {"patient_02": {**PATIENT, "questions": [3]}}),
+            {},
+            "question 0 is no object",
+        ),
+        ("[" * 100_000, {}, "nested too deeply"),
+        ('{"patient_01": "\\ud800"}', {}, "half a surrogate pair"),
     ],
 )
 def test_a_file_that_is_not_longhealths(tmp_path, content, options, message):

@@ -71,12 +71,26 @@ def test_json_and_jsonl(tmp_path):
         ("a.jsonl", '{"text": "x"}\n{"text"', "line 2 is no JSON"),
         ("a.json", "[]", "corpus is empty; no record has text in field='text'"),
         ("a.jsonl", "", "corpus is empty"),
+        ("a.json", '[{"text": null}]', "must be text, got NoneType"),
+        ("a.json", '[{"text": NaN}]', "must be text, got float"),
+        ("a.json", '["ok", "\\ud800"]', r"a.json\[1\] holds text that is no Unicode \(half a surrogate"),
+        ("a.jsonl", '{"text": "\\udfff"}', r"a.jsonl\[0\] holds text that is no Unicode"),
+        ("a.json", "[" * 100_000, "the file is no JSON .*nested too deeply"),
+        ("a.jsonl", '{"text": "x"}\n' + "9" * 5000, "line 2 is no JSON .*limit"),
+        ("a.json", json.dumps({f"key {i}": 1 for i in range(9999)}), "set field to one of what is there"),
     ],
 )
 def test_bad_json(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
-    with pytest.raises(CorpusError, match=message):
+    with pytest.raises(CorpusError, match=message) as caught:
         _ = open_corpus(tmp_path / name).text
+    told = str(caught.value)
+    assert str(tmp_path / name) in told and "\n" not in told and len(told) < 1000
+
+
+def test_what_stands_beside_the_text_is_nobodys_business(tmp_path):
+    (tmp_path / "a.json").write_text('[{"text": "one", "score": NaN, "raw": "\\ud800"}]')
+    assert open_corpus(tmp_path / "a.json").text == "one"
 
 
 def test_markdown(tmp_path):
