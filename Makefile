@@ -57,7 +57,7 @@ test: $(STAMP) ## run the tests, in parallel (PYTEST_ARGS, TEST_PROCESSES)
 # An environment on top of .venv that holds only what is newer than constraints.txt; looked up anew each time.
 test-newest: $(STAMP) ## run the quick tests with the newest transformers, lightning and jsonargparse of the registry (PYTEST_ARGS)
 	@[ -x $(NEWEST)/bin/python ] || $(PY) -m venv $(VENV_ARGS) $(NEWEST)
-	@$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	@$(PY) -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")), sep="\n")' \
 	  > "$$($(NEWEST)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
 	$(NEWEST)/bin/python -m pip install --quiet --upgrade transformers lightning 'jsonargparse[omegaconf,signatures]'
 	$(NEWEST)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .

@@ -69,7 +69,8 @@ def documented() -> tuple[str, Mapping[str, str]]:
     outcomes: dict[str, str] = {}
     for section in made.split("\n## ")[1:]:
         heading, _, lines = section.partition("\n")
-        outcome = next(key for key, words in _HEADINGS.items() if heading.startswith(words))
+        words = heading.rpartition(" (")[0]
+        outcome = next((key for key, value in _HEADINGS.items() if value == words), words)
         outcomes |= dict.fromkeys(_names(lines.splitlines()), outcome)
     return found[1], outcomes
 

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from lit_cartridges import attention
+from lit_cartridges.readable import require_readable
 from tests.sweep.not_built import NOT_BUILT
 from tests.sweep.reads_exactly import faults_of, plain_reader
 from tests.sweep.tiny_configs import tiny_config
-from tests.sweep.tiny_lms import kind_of, tiny_lm
+from tests.sweep.tiny_lms import class_of, kind_of, tiny_lm
 
 # A tiny model takes a fraction of a second.
 LIMIT_S = 30
@@ -60,9 +60,11 @@ def _tried(name: str) -> tuple[str, str]:
     except Exception as error:
         return "not built", _line(error)
     try:
-        attention.require_readable_config(config)
+        require_readable(config, class_of(config))
     except ValueError as refusal:
         return "refused", str(refusal)
+    except Exception as error:
+        return "crash", _line(error)
     try:
         with _at_most(LIMIT_S):
             model = tiny_lm(config)

@@ -71,6 +71,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     # What has no number.
     "chameleon": {"vocabulary_map": {"<image>": 300}},
     "granite4_vision": {"deepstack_layer_map": [(-1, 0)], "downsample_rate": "1/2"},
+    **dict.fromkeys(("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"), {"vision_start_token_id": 301}),
     "xmod": {"default_language": "en_XX"},
 }
 

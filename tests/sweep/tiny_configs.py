@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PretrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
 from tests.sweep.overrides import HEAD_DIM, OVERRIDES, VARIANTS, WINDOW
 
@@ -76,6 +77,16 @@ def tiny_config(model_type: str, variant: str = "") -> PretrainedConfig:
     return cls(**tiny_settings(cls()) | OVERRIDES.get(model_type, {}) | more)
 
 
+def is_encoder(model_type: str) -> bool:
+    """Whether the type is one that fills in masked words, and a decoder only where its config says so."""
+    cls = CONFIG_MAPPING[model_type]
+    return (
+        cls in MODEL_FOR_MASKED_LM_MAPPING
+        and any(field.name == "is_decoder" for field in dataclasses.fields(cls))
+        and (not getattr(cls, "is_encoder_decoder", False))
+    )
+
+
 def variants(model_type: str) -> dict[str, dict[str, Any]]:
     """Further configs worth trying, by name: those listed, and what the class offers and leaves out by default.
 
@@ -83,7 +94,7 @@ def variants(model_type: str) -> dict[str, dict[str, Any]]:
     """
     found = dict(VARIANTS.get(model_type, {}))
     fields = {field.name: field.default for field in dataclasses.fields(CONFIG_MAPPING[model_type])}
-    if fields.get("is_decoder", True) is False and not fields.get("is_encoder_decoder"):
+    if is_encoder(model_type):
         found["decoder"] = {"is_decoder": True}
     if "layer_types" in fields and "sliding_window" in fields:
         kinds = tiny_config(model_type).layer_types

@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
 )
 
-from tests.sweep.tiny_configs import variants
+from tests.sweep.tiny_configs import is_encoder, variants
 
 CAUSAL = tuple(dict.fromkeys(cls.model_type for cls in MODEL_FOR_CAUSAL_LM_MAPPING))
 WRAPPERS = tuple(
@@ -48,7 +48,7 @@ def kind_of(name: str) -> str:
         return "encoder-decoder"
     if model_type in WRAPPERS:
         return "wrapper"
-    return "encoder" if fields.get("is_decoder", True) is False and variant != "decoder" else "causal"
+    return "encoder" if is_encoder(model_type) and variant != "decoder" else "causal"
 
 
 # Their configs do not say so.
@@ -61,6 +61,13 @@ _DECODERS_OF_PAIRS = (
     "musicgen",
     "musicgen_melody",
 )
+
+
+def class_of(config: PretrainedConfig) -> type[PreTrainedModel] | None:
+    """The class that transformers makes of it: a causal LM if there is one, or what reads images and text."""
+    mappings = (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING)
+    found = next((mapping[type(config)] for mapping in mappings if type(config) in mapping), None)
+    return found[0] if isinstance(found, tuple) else found
 
 
 def tiny_lm(config: PretrainedConfig) -> PreTrainedModel:
