@@ -116,7 +116,7 @@ def activate(model: Any, adapter: Adapter, *, token: str | None) -> None:
         (adapter.folder / name).is_file() for name in (ADAPTER, ADAPTER_PICKLE)
     ):
         raise Refused(f"it is a PEFT adapter without its weights, {ADAPTER}; download or save it again")
-    files = {"revision": adapter.revision, "token": token}
+    files: Any = {"revision": adapter.revision, "token": token}
     config = PeftConfig.from_pretrained(adapter.place, **files)
     config.inference_mode = True
     report = PeftModel(model, config).load_adapter(adapter.place, "default", **files)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from lit_cartridges.base_weights import note_base
+from lit_cartridges.loaded_weights import require_whole
 from lit_cartridges.model_errors import Refused, explained
 from lit_cartridges.models import Place, base_facts, load_config, locate, model_classes
 from lit_cartridges.strategies.nvme_shards import nvme_shards
@@ -64,10 +65,13 @@ def load_sharded(
     model.tie_weights()
     waiting = sharded_modules(model)
     store = nvme_shards(waiting, config=config)
+    left: dict[str, list[Any]] = {"unexpected_keys": [], "mismatched_keys": []}
     for tensors in _layers(model, folder):
-        _place(model, tensors, wanted, device)
+        _place(model, tensors, wanted, device, left)
         waiting = [module for module in waiting if not _sharded(module, config, store)]
     model.tie_weights()
+    with explained(name, setting=setting, revision=revision):
+        require_whole(model, left)
     missing = [key for key, x in (*model.named_parameters(), *model.named_buffers()) if x.is_meta]
     if missing:
         raise ValueError(
@@ -133,14 +137,27 @@ def _converted(model: Any, tensors: dict[str, Tensor]) -> Iterator[dict[str, Ten
     yield from [converted] if isinstance(converted, dict) else converted
 
 
-def _place(model: Any, tensors: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> None:
-    for key, tensor in tensors.items():
+def _place(
+    model: Any,
+    tensors: dict[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    left: dict[str, list[Any]],
+) -> None:
+    """Give the model the tensors; what it has no place of that shape for is noted in ``left``."""
+    for key_in_file, tensor in tensors.items():
+        key = key_in_file
         if not _has(model, key):
             key = f"{model.base_model_prefix}.{key}"
         if not _has(model, key):
+            left["unexpected_keys"].append(key_in_file)
             continue
         path, _, name = key.rpartition(".")
         module = model.get_submodule(path)
+        place = module._parameters.get(name, module._buffers.get(name))
+        if place is not None and place.is_meta and place.shape != tensor.shape:
+            left["mismatched_keys"].append((key, tensor.shape, place.shape))
+            continue
         # A copy, since the tensor is a window on a mapped file.
         value = tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
         if name in module._parameters:

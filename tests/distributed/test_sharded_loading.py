@@ -11,10 +11,12 @@ import json
 import pytest
 import torch
 
+from lit_cartridges.base_weights import base_of
 from lit_cartridges.models import load_model
 from lit_cartridges.strategies import sharded_loading
 from lit_cartridges.strategies.sharded_loading import load_sharded
 from lit_cartridges.strategies.sharded_weights import sharded_modules
+from tests.saved_models import MULTIMODAL, change_json, save_multimodal
 from tests.tiny_models import ARCHITECTURES, tiny_model
 from tests.tiny_run import save_model
 
@@ -53,8 +55,37 @@ def test_an_index_that_names_a_file_elsewhere_is_refused(tmp_path, noted):
     name = next(iter(known["weight_map"]))
     known["weight_map"][name] = f"../model/{known['weight_map'][name]}"
     index.write_text(json.dumps(known))
-    with pytest.raises(ValueError, match="index.json names a file outside its folder: '../model/model-"):
+    with pytest.raises(ValueError, match="index.json names a file outside of the folder: '../model/model-"):
         load_sharded(str(tmp_path / "model"), dtype="auto", device=CPU, config=CONFIG)
+
+
+@pytest.mark.parametrize("kind", sorted(MULTIMODAL))
+def test_a_multimodal_model_is_the_one_that_transformers_loads_too(kind, tmp_path, noted):
+    save_multimodal(tmp_path, kind)
+    ours = load_sharded(str(tmp_path), dtype="auto", device=CPU, config=CONFIG)
+    ids, theirs = torch.arange(7, 40)[None], load_model(str(tmp_path))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids).logits, theirs(ids).logits, rtol=0, atol=0)
+
+
+def test_it_knows_its_weights_as_a_whole_model_does(tmp_path, noted):
+    name = save_model(tmp_path)
+    known = base_of(load_sharded(name, dtype="bfloat16", device=CPU, config=CONFIG))
+    assert known == base_of(load_model(name, dtype="bfloat16")) and known["digest"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"num_hidden_layers": 1}, "files hold 9 weights that its config leaves out"),
+        ({"vocab_size": 98}, "have other shapes than its config says"),
+    ],
+)
+def test_a_config_of_other_weights_is_refused(changes, told, tmp_path, noted):
+    name = save_model(tmp_path)
+    change_json(tmp_path / "config.json", **changes)
+    with pytest.raises(ValueError, match=f"^model={name!r}: .*{told}"):
+        load_sharded(name, dtype="auto", device=CPU, config=CONFIG)
 
 
 def test_the_rest_is_not_read_before_a_layer_is_sharded(tmp_path, monkeypatch):
@@ -86,7 +117,7 @@ def test_the_dtype_is_the_one_asked_for(tmp_path, noted):
 def test_a_folder_without_safetensors_is_refused(tmp_path):
     name = save_model(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"has no model.safetensors: only safetensors files"):
+    with pytest.raises(ValueError, match=r"it has no model.safetensors: only safetensors files"):
         load_sharded(name, dtype="auto", device=CPU, config=CONFIG)
 
 
