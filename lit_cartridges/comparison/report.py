@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from lit_cartridges.comparison.results import Mean, Summary
 from lit_cartridges.evals.table import bytes_text
+from lit_cartridges.model_card import markdown_text
 
 
 def table(lines: Sequence[Summary], steps: Sequence[int]) -> list[list[str]]:
@@ -34,7 +35,8 @@ def shown(value: Mean | None, form: str) -> str:
 def markdown(rows: Sequence[Sequence[str]], notes: Sequence[str], *, plot: str) -> str:
     """A page with the table, the plot's file, and the notes."""
     rule = ["---", *["---:"] * (len(rows[0]) - 1)]
-    lines = ["| " + " | ".join(row) + " |" for row in [rows[0], rule, *rows[1:]]]
+    header, *rest = ([markdown_text(cell) for cell in row] for row in rows)
+    lines = ["| " + " | ".join(row) + " |" for row in [header, rule, *rest]]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes), "", f"![accuracy]({plot})", ""])
 
 

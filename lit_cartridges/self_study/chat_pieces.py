@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -115,11 +116,12 @@ def _parted(encoder: TextEncoder, piece: str, template: str, *, from_start: bool
         return (Markup(ends[0]), ends[1]) if from_start else (ends[0], Markup(ends[1]))
     # The template looked into the system text (some switch thinking on by a word in it). That does not matter where
     # the only special tokens are the template's.
-    if encoder.names_in(piece) == encoder.names_in(template):
+    foreign = Counter(encoder.names_in(piece)) - Counter(encoder.names_in(template))
+    if not foreign:
         return (Markup(piece),)
     raise RendererError(
         "the chat template rewrites the system message, so the names of special tokens in system_template cannot be "
-        f"told from its own; take {' or '.join(sorted(set(encoder.names_in(piece))))} out of system_template"
+        f"told from its own; take {' and '.join(sorted(foreign))} out of system_template"
     )
 
 

@@ -154,6 +154,21 @@ def test_order_of_messages(tokenizer):
         ChatRenderer(tokenizer).prompt_ids([user("a"), user("b")])
 
 
+# As SmolLM3: a word in the system message changes what the template itself writes.
+SWITCHED = "Thinking {{ 'on' if '/think' in messages[0].content else 'off' }}.\n"
+
+
+def test_a_template_that_looks_into_the_system_message(tokenizer):
+    tokenizer.chat_template = SWITCHED + tokenizer.chat_template
+    renderer = ChatRenderer(tokenizer, system_template="/think {chunk}")
+    ours = renderer.context_ids(tokenizer.encode("Bees.")) + renderer.prompt_ids([user("Who?")])
+    chat = [{"role": "system", "content": "/think Bees."}, {"role": "user", "content": "Who?"}]
+    assert ours == template_ids(tokenizer, chat)
+    assert tokenizer.decode(ours).startswith("Thinking on.")
+    with pytest.raises(RendererError, match=r"system_template.*take <\|im_end\|> out"):
+        ChatRenderer(tokenizer, system_template="/think <|im_end|> {chunk}")
+
+
 def test_the_date_stands_still(make_tokenizer):
     tokenizer = make_tokenizer("chatml")
     template = tokenizer.chat_template
