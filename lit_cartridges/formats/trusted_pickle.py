@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lit_cartridges.cartridge_description import DTYPES
 from lit_cartridges.cartridge_files import CartridgeFileError
 from lit_cartridges.file_content import one_line
-from lit_cartridges.torch_archive import archive_problem
+from lit_cartridges.torch_archive import PICKLES_IN_A_ROW, archive_problem, pickle_problem
 
 # What a file of tensors and parameter lists names; used to tell the odd ones in an error message, and for nothing else.
 _USUAL = (
@@ -30,8 +30,6 @@ _USUAL = (
     "__builtin__.set",
     "builtins.set",
 )
-# A file of torch before 1.6 is a row of pickles (two numbers, the machine, the content), then the bare numbers.
-_PICKLES_IN_A_ROW = 4
 # Names for the same tensor are usual, such as a frozen pair of zeros for all layers; a file of nothing else is not.
 _MOST_SHARED = 4
 
@@ -50,7 +48,7 @@ def load_pickle(file: Path, *, trust_pickle: bool) -> Any:
             "read by torch's weights-only loader, which refuses everything but tensors"
         )
     try:
-        if zipfile.is_zipfile(file) and (why := archive_problem(file)):
+        if why := archive_problem(file) if zipfile.is_zipfile(file) else pickle_problem(file.read_bytes()):
             raise CartridgeFileError(f"{file} is damaged, or no file of torch.save: {why}")
         with torch.serialization.safe_globals([nn.ParameterList]):
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -112,7 +110,7 @@ def _unusual(file: Path) -> list[str]:
 def _globals(content: bytes) -> Iterator[str]:
     stream, strings = io.BytesIO(content), [""]
     try:
-        for _ in range(_PICKLES_IN_A_ROW):
+        for _ in range(PICKLES_IN_A_ROW):
             for opcode, argument, _ in pickletools.genops(stream):
                 if opcode.name in ("GLOBAL", "INST"):
                     yield str(argument).replace(" ", ".")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import zipfile
 
 import pytest
@@ -103,6 +104,40 @@ def nested(depth):
 )
 def test_wrong_nesting_is_named_and_never_unfolded(held, tmp_path):
     refused(HAZY, saved(tmp_path / "a.pt", held), "a.pt")
+
+
+def tuples(depth):
+    value = ("x",)
+    for _ in range(depth):
+        value = (value, value)
+    return value
+
+
+def folded(depth):
+    """A pickle of a dict with one key: tuples of tuples. Python itself cannot make it, since it would look at each."""
+    return pickle.dumps(tuples(depth), protocol=2)[:-1].replace(b"\x80\x02", b"\x80\x02}", 1) + b"K\x01s."
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_key_that_unfolds_without_end_is_refused_and_not_waited_for(old, tmp_path):
+    path = saved(tmp_path / "a.pt", {"a": 1}, _use_new_zipfile_serialization=not old)
+    if old:
+        whole = path.read_bytes()
+        at = whole.rindex(b"\x80\x02}")
+        path.write_bytes(whole[:at] + folded(60))
+    else:
+        rebuilt(
+            path, lambda parts: [(n, folded(60) if n.endswith("data.pkl") else x) for n, x in parts.items()]
+        )
+    refused(HAZY, path, "its pickle unfolds to more than 10,000,000 objects")
+
+
+def test_a_key_of_few_tuples_is_only_no_cartridge(tmp_path):
+    path = rebuilt(
+        saved(tmp_path / "a.pt", {"a": 1}),
+        lambda parts: [(n, folded(5) if n.endswith("data.pkl") else x) for n, x in parts.items()],
+    )
+    refused(HAZY, path, "missing, found")
 
 
 def rebuilt(path, change, how=zipfile.ZIP_STORED):
