@@ -349,6 +349,11 @@ class LitCartridge(L.LightningModule):
             "model",
             model=model_identity(self.model_name),
             teacher_model=model_identity(self.teacher_name),
+            revision=self._student.revision,
+            token=None,
+            trust_remote_code=self._student.trust_remote_code,
+            device_map=self._student.device_map,
+            quantization_config=self._student.quantization_config,
             dtype=dtype,
         )
 
