@@ -256,31 +256,6 @@ class SlicedPart:
         return grads
 
 
-def cached_heads(key: Tensor, value: Tensor, prefix_key: Tensor, prefix_value: Tensor) -> Tensor | None:
-    """Which of the prefix's heads [1, K, P, D] each head of the rows' own ``key`` and ``value`` is; None for the same.
-
-    Some models repeat the heads of what they have cached before they attend to it (JetMoE, all of them in turn).
-
-    Raises:
-        ValueError: the own heads are no such repetition, or are of another width.
-    """
-    heads, own = prefix_key.shape[1], key.shape[1]
-    same_width = key.shape[-1] == prefix_key.shape[-1] and value.shape[-1] == prefix_value.shape[-1]
-    if own == heads and same_width:
-        return None
-    places = torch.arange(own, device=key.device)
-    if same_width and own % heads == 0:
-        times = own // heads
-        for order, first in ((places % heads, places % heads), (places // times, places // times * times)):
-            if torch.equal(key, key[:, first]) and torch.equal(value, value[:, first]):
-                return order
-    raise ValueError(
-        f"attention takes {own} heads of keys {key.shape[-1]} and values {value.shape[-1]} wide, and the cartridge holds "
-        f"{heads} of {prefix_key.shape[-1]} and {prefix_value.shape[-1]}: the model caches other keys and values than it "
-        "attends to; choose another model"
-    )
-
-
 def _require_packed(query: Tensor, key: Tensor, tokens: int) -> None:
     """Raise ValueError unless the sequences fill the one row; what they leave out would be read from anywhere."""
     if query.shape[0] != 1 or query.shape[2] != tokens or key.shape[2] != tokens:

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_cartridges.attention_extras import known_extras
+from lit_cartridges.attention_extras import cached_heads, known_extras
 from lit_cartridges.attention_kernels import additive_mask
-from lit_cartridges.attention_parts import PackedPart, PrefixPart, RowsPart, SlicedPart, cached_heads
+from lit_cartridges.attention_parts import PackedPart, PrefixPart, RowsPart, SlicedPart
 from lit_cartridges.cache_argument import cache_among
 from lit_cartridges.merged_attention import MergedAttention
 from lit_cartridges.readers import LayerCall

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lit_cartridges.attention import Reading, reads_prefixes
-from lit_cartridges.attention_parts import PackedPart, SlicedPart, cached_heads
+from lit_cartridges.attention_extras import cached_heads
+from lit_cartridges.attention_parts import PackedPart, SlicedPart
 from lit_cartridges.cascade import CascadingCache, reads_cascades
 from lit_cartridges.prefill import prefill
 from tests.cascade.models import random_model
