@@ -65,13 +65,14 @@ def load_sharded(
     model.tie_weights()
     waiting = sharded_modules(model)
     store = nvme_shards(waiting, config=config)
-    left: dict[str, list[Any]] = {"unexpected_keys": [], "mismatched_keys": []}
+    mismatched: list[Any] = []
     for tensors in _layers(model, folder):
-        _place(model, tensors, wanted, device, left)
+        _place(model, tensors, wanted, device, mismatched)
         waiting = [module for module in waiting if not _sharded(module, config, store)]
     model.tie_weights()
     with explained(name, setting=setting, revision=revision):
-        require_whole(model, left)
+        unknown = [key for key in file_of_tensors(folder) if not _has(model, key)]
+        require_whole(model, {"unexpected_keys": unknown, "mismatched_keys": mismatched})
     missing = [key for key, x in (*model.named_parameters(), *model.named_buffers()) if x.is_meta]
     if missing:
         raise ValueError(
@@ -142,21 +143,19 @@ def _place(
     tensors: dict[str, Tensor],
     dtype: torch.dtype,
     device: torch.device,
-    left: dict[str, list[Any]],
+    mismatched: list[Any],
 ) -> None:
-    """Give the model the tensors; what it has no place of that shape for is noted in ``left``."""
-    for key_in_file, tensor in tensors.items():
-        key = key_in_file
+    """Give the model the tensors; those of another shape than its own are noted in ``mismatched``."""
+    for key, tensor in tensors.items():
         if not _has(model, key):
             key = f"{model.base_model_prefix}.{key}"
         if not _has(model, key):
-            left["unexpected_keys"].append(key_in_file)
             continue
         path, _, name = key.rpartition(".")
         module = model.get_submodule(path)
         place = module._parameters.get(name, module._buffers.get(name))
         if place is not None and place.is_meta and place.shape != tensor.shape:
-            left["mismatched_keys"].append((key, tensor.shape, place.shape))
+            mismatched.append((key, tensor.shape, place.shape))
             continue
         # A copy, since the tensor is a window on a mapped file.
         value = tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype, copy=True)
