@@ -18,6 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from lit_cartridges.atomic_files import write_atomically
+from lit_cartridges.errors import CartridgesError
+from lit_cartridges.found_models import unreachable
 
 if TYPE_CHECKING:
     from lit_cartridges.cartridge import Cartridge
@@ -26,7 +28,7 @@ FORMAT_VERSION, VERSION_WITHOUT_BIASES = 2, 1
 TENSORS, DESCRIPTION, CARD = "cartridge.safetensors", "cartridge.json", "README.md"
 
 
-class CartridgeFileError(ValueError):
+class CartridgeFileError(CartridgesError, ValueError):
     """A file that is no cartridge of ours, or not all of one; the message names the file and the mend."""
 
 
@@ -57,15 +59,19 @@ def load_cartridge(path: str | Path, **hub: Any) -> Cartridge:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
 
+        if (why := unreachable(str(path), file=TENSORS)) is not None:
+            raise CartridgeFileError(f"path={str(path)!r}: {why}")
         try:
             folder = Path(snapshot_download(str(path), allow_patterns=[TENSORS, DESCRIPTION], **hub))
         except (OSError, ValueError, HfHubHTTPError) as error:
             raise CartridgeFileError(
-                f"{str(path)!r} is no folder here, and the Hub has none for us: {error}"
+                f"path={str(path)!r} is no folder here, and the Hub has none for us: {error}"
             ) from error
     file = folder / TENSORS
     if not file.is_file():
-        raise CartridgeFileError(f"{path} holds no {TENSORS}; give the folder that save_pretrained wrote")
+        raise CartridgeFileError(
+            f"path={str(path)!r} holds no {TENSORS}; give the folder that save_pretrained wrote"
+        )
     return _read(file)
 
 

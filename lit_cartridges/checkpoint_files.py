@@ -17,13 +17,14 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from lit_cartridges.atomic_files import write_atomically
+from lit_cartridges.errors import CartridgesError
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 # What was last.ckpt and could not be read: kept for a look at it.
 UNREADABLE = "last.unreadable.ckpt"
 
 
-class CheckpointFileError(ValueError):
+class CheckpointFileError(CartridgesError, ValueError):
     """A checkpoint that cannot be read, or none that can; the message says what would work."""
 
 

@@ -9,6 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from lit_cartridges.found_models import found
+
 _PACKAGE = "package:"
 
 
@@ -34,12 +36,16 @@ def resolve(name: str) -> str:
 
 def load_config(name: str, **options: Any) -> PretrainedConfig:
     """The model's config, without its weights."""
-    return AutoConfig.from_pretrained(resolve(name), **options)
+    place = resolve(name)
+    with found(place, name=name):
+        return AutoConfig.from_pretrained(place, **options)
 
 
 def load_tokenizer(name: str, **options: Any) -> Any:
     """The model's tokenizer."""
-    return AutoTokenizer.from_pretrained(resolve(name), **options)
+    place = resolve(name)
+    with found(place, name=name):
+        return AutoTokenizer.from_pretrained(place, **options)
 
 
 def load_model(

@@ -12,6 +12,7 @@ from safetensors.torch import save
 from transformers import PretrainedConfig
 
 from lit_cartridges.cartridge_files import write_atomically
+from lit_cartridges.errors import CartridgesError
 
 if TYPE_CHECKING:
     from lit_cartridges.cascade.cascading_cache import CascadingCache
@@ -21,7 +22,7 @@ _HEADER = "cascading_cache"
 _TENSORS = ("keys", "values", "scores", "tokens", "seen", "counts")
 
 
-class CascadeFileError(ValueError):
+class CascadeFileError(CartridgesError, ValueError):
     """A file that is no cascade's, or not all of one; the message names the file and the mend."""
 
 

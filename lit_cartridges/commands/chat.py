@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 import torch
 from transformers import TextStreamer
 
 from lit_cartridges.cartridge import Cartridge
+from lit_cartridges.commands.parsers import CommandParser, option
 from lit_cartridges.generation import generate
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.self_study.renderer import ChatRenderer, user
+from lit_cartridges.settings import DeviceName, DTypeName, PositiveInt, Temperature
 from lit_cartridges.teachers.conversation import Message
 
 
 def main(args: list[str]) -> None:
     """Ask a cartridge questions; an empty line, Ctrl-D or 'exit' ends the chat, '/new' forgets what was said."""
-    parser = argparse.ArgumentParser(prog="lit-cartridges chat", description=main.__doc__)
+    parser = CommandParser(prog="lit-cartridges chat", description=main.__doc__)
     parser.add_argument("cartridges", nargs="+", help="folders or Hub repositories; several are composed")
     parser.add_argument("--model", help="the frozen model (default: the one that the cartridge names)")
     parser.add_argument(
-        "--max_new_tokens", type=int, default=512, help="longest answer (default: %(default)s)"
+        "--max_new_tokens",
+        type=option(PositiveInt),
+        default=512,
+        help="longest answer (default: %(default)s)",
     )
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
-    parser.add_argument("--dtype", default="auto", help="of the model: auto, float32, bfloat16, float16")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--temperature", type=option(Temperature), default=0.0, help="0 is greedy (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dtype",
+        type=option(DTypeName),
+        default="auto",
+        help="of the model: auto, float32, bfloat16, float16",
+    )
+    parser.add_argument(
+        "--device", type=option(DeviceName), default="cuda" if torch.cuda.is_available() else "cpu"
+    )
     options = parser.parse_args(args)
     cartridge = Cartridge.compose([Cartridge.from_pretrained(path) for path in options.cartridges])
     name = options.model or cartridge.provenance.base_model

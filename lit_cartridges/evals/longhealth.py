@@ -16,6 +16,7 @@ from typing import Any
 from lit_cartridges.evals.choices import with_choices
 from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
 from lit_cartridges.self_study.corpus_base import Corpus, Document
+from lit_cartridges.settings import ReadFile, checked
 
 _OPTIONS = ("answer_a", "answer_b", "answer_c", "answer_d", "answer_e")
 _PATIENT_FIELDS = ("name", "birthday", "diagnosis", "texts", "questions")
@@ -29,7 +30,8 @@ class LongHealth(EvalTask):
         patients: ids such as "patient_01"; all by default. The corpus must hold the same ones.
     """
 
-    def __init__(self, *, path: str | Path, patients: Sequence[str] | None = None) -> None:
+    @checked
+    def __init__(self, *, path: ReadFile, patients: Sequence[str] | None = None) -> None:
         self._patients = read_patients(path, patients)
         self.questions()
 
@@ -44,6 +46,7 @@ class LongHealth(EvalTask):
 class LongHealthCorpus(Corpus):
     """The records of some patients, one document each; arguments as for `LongHealth`."""
 
+    @checked
     def __init__(self, *, path: str | Path, patients: Sequence[str] | None = None) -> None:
         super().__init__(path)
         self.patients = patients

@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lit_cartridges.errors import CartridgesError
+
 # Nothing a template would trim, split or escape.
 _CHUNK, _USER, _ANSWER, _NEXT_USER = (f"XqStandIn{name}Qx" for name in ("Chunk", "User", "Answer", "Next"))
 
 
-class RendererError(ValueError):
+class RendererError(CartridgesError, ValueError):
     """A chat template or system template that cannot be used."""
 
 

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_cartridges.errors import CartridgesError
 
-class CorpusError(ValueError):
+
+class CorpusError(CartridgesError, ValueError):
     """A corpus that cannot be read, or that is empty."""
 
 
