@@ -27,8 +27,12 @@ class SettingError(CartridgesError, ValueError):
     def __init__(self, why: str, settings: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         self.why, self.settings = why, {**(settings or {}), **more}
         named = ", ".join(f"{name}={shown(value)}" for name, value in self.settings.items())
-        joined = " " if why.startswith(_VERBS) else ": "
-        super().__init__(f"{named}{joined}{why}" if named else why)
+        super().__init__(sentence(named, why) if named else why)
+
+
+def sentence(named: str, why: str) -> str:
+    """``named why`` where ``why`` goes on with a verb, and ``named: why`` elsewhere."""
+    return f"{named}{' ' if why.startswith(_VERBS) else ': '}{why}"
 
 
 def shown(value: object) -> str:

@@ -53,6 +53,7 @@ def load_model(
 ) -> PreTrainedModel:
     """The model, frozen and in eval mode. ``dtype`` is "auto" (that of its files), "float32", "bfloat16" or "float16"."""
     transformers_logging.disable_progress_bar()  # of reading files: it would break up ours
+    load_config(name)  # which says in a sentence that there is no such model
     wanted = dtype if dtype == "auto" else getattr(torch, dtype)
     model: Any = AutoModelForCausalLM.from_pretrained(resolve(name), dtype=wanted, **options)
     model.config._name_or_path = name

@@ -133,7 +133,10 @@ class LitCartridge(L.LightningModule):
         if stage == "fit" and not self.trainer.ckpt_path:
             self.init.check_model(self.model_config, self.num_tokens)
         if self.teacher_name is not None:
-            theirs = tokenizer_fingerprint(load_tokenizer(self.teacher_name))
+            try:
+                theirs = tokenizer_fingerprint(load_tokenizer(self.teacher_name))
+            except SettingError as error:
+                raise SettingError(error.why, teacher_model=self.teacher_name) from error
             if theirs != tokenizer_fingerprint(self.tokenizer):
                 raise ValueError(
                     f"model.teacher_model={self.teacher_name!r} has another tokenizer than {self.model_name}; a teacher "

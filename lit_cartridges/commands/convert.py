@@ -13,6 +13,7 @@ def main(args: list[str]) -> None:
     IN is recognised by its files. What OUT's format has no place for is said, line by line.
     """
     from lit_cartridges.commands.parsers import CommandParser, option
+    from lit_cartridges.errors import SettingError
     from lit_cartridges.formats import FORMATS, format_of, named_format, with_base_model
     from lit_cartridges.formats.cartridge_format import DTYPES
     from lit_cartridges.formats.source import local_copy
@@ -59,7 +60,10 @@ def main(args: list[str]) -> None:
         source = named_format(options.source) if options.source else format_of(path)
         cartridge = source.read(path, trust_pickle=options.trust_pickle)
         if options.base_model:
-            cartridge = with_base_model(cartridge, options.base_model)
+            try:
+                cartridge = with_base_model(cartridge, options.base_model)
+            except SettingError as error:
+                raise SettingError(error.why, {"--base-model": options.base_model}) from error
         dtype = DTYPES[options.dtype] if options.dtype else None
         named_format(options.to).write(cartridge, options.output, dtype=dtype, drop_bias=options.drop_bias)
     for warning in told:

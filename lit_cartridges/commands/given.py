@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-_NAMED = re.compile(r"(?<![\w.\-/=])(?:--)?((?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)=(?=(\S*))")
+_NAMED = re.compile(r"(?<![\w.\-/=])(?:--)?((?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)=")
 _ENDS = "'\"`.,;:)]}"
 CONFIG_FLAGS = ("--config", "-c")
 
@@ -87,24 +87,30 @@ def as_typed(message: str, given: Sequence[Given]) -> str:
     def name(match: re.Match[str]) -> str:
         if match[0].startswith("--"):
             return match[0]
-        found = _find(match[1], match[2].rstrip(_ENDS).lstrip("'\""), given)
+        rest = message[match.end() :]
+        found = _find(match[1], rest, given)
         if found is None:
             return _below(match[1], given) + "="
         if found.file:
             files[found.file] = None
-        told = match[2].rstrip(_ENDS)
-        return f"{found.display}=" + ("" if told else found.value)
+        return f"{found.display}=" + (found.value if rest[:1] in ("", ":", " ") else "")
 
     text = _NAMED.sub(name, message)
+    key = text.removeprefix("--").partition(":")[0]
+    typed = any(one.typed and one.key == key for one in given)
+    if text.startswith("--") and not typed and (found := next((o for o in given if o.key == key), None)):
+        files[found.file] = None
+        text = text.removeprefix("--")
     return f"{text} (in {', '.join(files)})" if files else text
 
 
-def _find(name: str, value: str, given: Sequence[Given]) -> Given | None:
+def _find(name: str, rest: str, given: Sequence[Given]) -> Given | None:
+    """What is called ``name=`` in a message that goes on with ``rest``."""
     name = plain_key(name)
     same = [one for one in given if one.key == name or one.key.endswith(f".{name}")]
-    equal = [one for one in same if _same(one.value, value)]
-    if not equal and len(value) > 2 and "/" in value:  # a path, under the name that its reader has for it
-        equal = [one for one in given if one.value == value or one.value.endswith(f"={value}")]
+    equal = [one for one in same if _is_told(one.value, rest)]
+    if not equal and "/" in rest.partition(" ")[0]:  # a path, under the name that its reader has for it
+        equal = [one for one in given if _is_told(one.value.rpartition("=")[2], rest)]
     return next(iter(equal or same), None)
 
 
@@ -115,13 +121,15 @@ def _below(name: str, given: Sequence[Given]) -> str:
     return f"{above.display}.{rest}" if above else name
 
 
-def _same(given: str, told: str) -> bool:
-    if given.strip("'\"") == told:
-        return True
+def _is_told(value: str, rest: str) -> bool:
+    """Whether the rest of a message begins with the value, or with another way to write the same number."""
+    for text in (value, repr(value)):
+        if value and rest.lower().startswith(text.lower()) and not rest[len(text) :][:1].isalnum():
+            return True
     try:
-        return float(given) == float(told)
+        return float(value) == float(rest.partition(" ")[0].strip(_ENDS))
     except ValueError:
-        return given.lower() == told.lower()
+        return False
 
 
 def _in_file(path: str, prefix: str) -> list[Given]:

@@ -15,7 +15,7 @@ from importlib import import_module
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from lit_cartridges.errors import SettingError
+from lit_cartridges.errors import sentence
 from lit_cartridges.settings.checked import described, type_hints
 
 _KEY = re.compile(r'(?:Parser key|Validation failed for key|Key) "([^"]*)"(?: is required.*)?:?\s*')
@@ -42,6 +42,12 @@ def condensed(message: str, roots: Mapping[str, Any], flags: Iterable[str] = ())
         return f"{', '.join(names)}: must be given"
     if plain := re.match(r"argument ([^:]*?)(?:/[^:]*)?: (.*)", message, re.DOTALL):
         return _plain(plain[1].split("/")[-1], plain[2])
+    if group := re.search(r"Group '([^']*)' does not accept option '([^']*)'", message):
+        return (
+            f"--{group[1]}: {_no_such_option(group[2], _class_in(_hint(group[1], None, roots)))}: {group[2]}"
+        )
+    if inner := re.search(r"Subcommand '[^']*' does not accept option '([^']*)'", message):
+        return _unknown_option(f"--{inner[1]}", flags)
     path, leaf = _deepest(message)
     keys = [part for kind, part in path if kind == "key"]
     classes = [part for kind, part in path if kind == "class"]
@@ -72,10 +78,10 @@ def _deepest(message: str) -> tuple[list[tuple[str, str]], str]:
 def _explained(key: str, leaf: str, message: str, owner: str | None, roots: Mapping[str, Any]) -> str:
     hint = _hint(key, owner, roots)
     if option := re.match(
-        r"Option '([^']*)' is not accepted|Group '.*' does not accept option '([^']*)'|(?:Key )?.?\"?([\w.]+)\"? is not expected",
+        r"Option '([^']*)' is not accepted|(?:Key )?.?\"?([\w.]+)\"? is not expected",
         leaf,
     ):
-        name = option[1] or option[2] or option[3]
+        name = option[1] or option[2]
         whole = f"{key}.{name}" if key and not key.endswith(name) else key or name
         base = _imported(owner) if owner else roots.get(key, _class_in(hint))
         return f"--{whole}: {_no_such_option(name.rpartition('.')[2], base)}"
@@ -196,7 +202,7 @@ def _choices(name: str, known: list[str]) -> str:
 def _plain(flag: str, reason: str) -> str:
     """Of argparse."""
     if found := re.match(r"('.*?'|\".*?\"): (.*)", reason, re.DOTALL):  # from a type= of ours
-        return str(SettingError(found[2], {flag: found[1].strip("'")}))
+        return sentence(f"{flag}={found[1].strip(chr(39))}", found[2])
     if found := re.match(r"invalid choice: (.*) \(choose from (.*)\)", reason):
         known = [name.strip(" '") for name in found[2].split(",")]
         return f"{flag}={found[1]}: {_choices(found[1].strip(chr(39)), known)}"

@@ -88,6 +88,8 @@ def read_patients(path: str | Path, patients: Sequence[str] | None = None) -> di
         raise EvalError(
             f"path={str(path)!r} is not LongHealth's: {lacking[0] if lacking else 'it holds no patients'}"
         )
+    if patients is not None and not patients:
+        raise EvalError(f"patients=[]: name some of {', '.join(known)}, or leave it out for all")
     unknown = [key for key in patients or () if key not in known]
     if unknown:
         raise EvalError(f"patients={unknown} are not in {path}; it has {', '.join(known)}")

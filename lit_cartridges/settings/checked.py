@@ -35,11 +35,12 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         SettingError: from the function: one is not of its type, is blank, is not finite, or fails a `Check`.
     """
     parameters = inspect.signature(function).parameters
+    in_order = [name for name, one in parameters.items() if one.kind is not one.KEYWORD_ONLY]
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         hints = type_hints(function)
-        for name, value in {**dict(zip(parameters, args, strict=False)), **kwargs}.items():
+        for name, value in {**dict(zip(in_order, args, strict=False)), **kwargs}.items():
             if name in parameters and name in hints:
                 require(name, value, hints[name], default=parameters[name].default)
         return function(*args, **kwargs)

@@ -64,6 +64,8 @@ class Writable(Check):
         """See `Check.problem`."""
         path = Path(value)
         try:
+            if "\0" in str(value):
+                return "cannot be written (a null character is in it)"
             if self.kind == "file" and (path.is_dir() or str(value).endswith(os.sep)):
                 return f"is a folder; give a file{f' that ends in {self.suffix}' if self.suffix else ''}"
             if self.suffix and path.suffix != self.suffix:

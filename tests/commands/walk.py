@@ -21,6 +21,7 @@ from lit_cartridges.cartridge import Cartridge, Provenance
 from lit_cartridges.cli import main
 from lit_cartridges.commands import TRAINER_COMMANDS, load_commands
 from lit_cartridges.commands.parsers import CommandParser
+from lit_cartridges.pocket.world import World
 from tests.tiny_run import save_corpus, save_model
 
 # What a command ends with that has found nothing wrong. Of a file of weights that is none: what reading it raises.
@@ -41,6 +42,15 @@ class Place:
         (folder / "model" / "model.safetensors").write_bytes(b"\xff" * 64)
         save_corpus(folder / "corpus.txt")
         (folder / "questions.jsonl").write_text('{"question": "w1", "answer": "w2"}\n')
+        patient = {"name": "w1", "birthday": "w2", "diagnosis": "w3", "texts": {"text_01": "w4 w5"}}
+        question = {
+            "question": "w6",
+            "correct": "w0",
+            **{f"answer_{x}": f"w{i}" for i, x in enumerate("abcde")},
+        }
+        patients = {"patient_01": {**patient, "questions": [question]}}
+        (folder / "patients.json").write_text(json.dumps(patients))
+        (folder / "pocket.txt").write_text(World(1).corpus(100).text)
         tensors = [[torch.zeros(2, 8, 8)] * 2 for _ in range(2)]
         known = Provenance(base_model=str(folder / "model"))
         Cartridge(*tensors, num_frozen_tokens=1, provenance=known).save_pretrained(folder / "cartridge")
@@ -174,9 +184,13 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
         "passkey": [("--language", [PocketPasskey])],
     }
     needed = {
-        "FromCartridge": {"path": "some/cartridge"},
         "OpenAITeacher": {"base_urls": "http://localhost:1/v1", "model": "m"},
         "PocketQuestions": {"seed": "1", "num_tokens": "200"},
+        "QuestionFile": {"path": f"{place.folder / 'questions.jsonl'}"},
+        "LongHealth": {"path": f"{place.folder / 'patients.json'}"},
+        "TextQuestions": {"path": f"{place.folder / 'pocket.txt'}"},
+        "FromCartridge": {"path": f"{place.folder / 'cartridge'}"},
+        "Text": {"path": f"{place.folder / 'corpus.txt'}"},
     }
     task = {"class_path": "QuestionFile", "init_args": {"path": f"{place.folder / 'questions.jsonl'}"}}
     needed["LongContextEval"] = {"task": json.dumps(task)}

@@ -65,7 +65,7 @@ def test_a_corpus_shorter_than_the_cartridge_is_measured_whole(llama):
 def test_bad_settings_are_refused(std):
     with pytest.raises(ValueError, match=f"std={std} must be"):
         RandomVectors(std=std)
-    with pytest.raises(ValueError, match="scale='head' must be unit or matched"):
+    with pytest.raises(ValueError, match="scale='head' must be one of unit, matched"):
         RandomVectors(scale="head")
 
 

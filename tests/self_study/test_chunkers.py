@@ -57,5 +57,5 @@ def test_a_chunk_longer_than_the_context():
     chunker.validate(2048, 500, corpus_tokens=1500)
     with pytest.raises(ChunkerError, match="max_tokens=4096.*2048 positions; chunks may have at most 1548"):
         chunker.validate(2048, 500)
-    with pytest.raises(ChunkerError, match="shorten max_new_tokens"):
+    with pytest.raises(ChunkerError, match="shorten the conversation"):
         chunker.validate(400, 500)
