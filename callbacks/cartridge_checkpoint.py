@@ -17,7 +17,7 @@ import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -29,6 +29,7 @@ from lit_cartridges.checkpoint_files import BEST, LAST, PREVIOUS, AtomicCheckpoi
 from lit_cartridges.data.batch import PackedBatch
 from lit_cartridges.run_folder import RunFolder
 from lit_cartridges.run_settings import constructed
+from lit_cartridges.settings import PositiveInt, WriteFolderName, checked
 
 _log = logging.getLogger(__name__)
 
@@ -47,19 +48,16 @@ class CartridgeCheckpoint(Checkpoint):
         interrupted: Ctrl-C or SIGTERM has.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        every_n_steps: int = 100,
+        every_n_steps: PositiveInt = 100,
         monitor: str = "train/loss",
-        mode: str = "min",
-        folder: str | None = None,
+        mode: Literal["min", "max"] = "min",
+        folder: WriteFolderName | None = None,
     ) -> None:
         super().__init__()
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps={every_n_steps} must be at least 1")
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode={mode!r} must be 'min' or 'max'")
         self.every_n_steps, self.monitor, self.mode = every_n_steps, monitor, mode
         self.folder = Path(folder) if folder else None
         self.best: float | None = None

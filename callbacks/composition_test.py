@@ -18,6 +18,7 @@ from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.result import EvalResult
 from lit_cartridges.evals.system import of_cartridge, require_room
 from lit_cartridges.evals.task import EvalTask
+from lit_cartridges.settings import Count, PositiveInt, checked
 
 OWN, BOTH, JOINT, COMPOSED = "own", "both", "joint", "composed"
 _RESERVED = (OWN, BOTH, JOINT, COMPOSED)
@@ -64,17 +65,18 @@ class CompositionTest(PeriodicEval):
         results: the latest results by what they are logged under, replies included.
     """
 
+    @checked
     def __init__(
         self,
         *,
         task: EvalTask,
         others: Sequence[OtherCartridge],
         joint_task: EvalTask | None = None,
-        every_n_steps: int = 100,
+        every_n_steps: PositiveInt = 100,
         keep_sinks: bool = False,
-        num_questions: int | None = None,
-        batch_size: int = 64,
-        max_new_tokens: int = 64,
+        num_questions: PositiveInt | None = None,
+        batch_size: Count = 64,
+        max_new_tokens: PositiveInt = 64,
         at_start: bool = False,
         at_end: bool = True,
         name: str = "composition",

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lit_cartridges.callbacks.periodic_eval import PeriodicEval
 from lit_cartridges.cascade.options import CascadeOptions
+from lit_cartridges.errors import SettingError
 from lit_cartridges.evals.asked import reserve_tokens
 from lit_cartridges.evals.cascade_system import STREAMS, stream_options, streamed
 from lit_cartridges.evals.evaluate import evaluate
@@ -31,6 +32,7 @@ from lit_cartridges.evals.system import (
     truncated_icl,
 )
 from lit_cartridges.evals.task import EvalTask
+from lit_cartridges.settings import Count, PositiveInt, checked
 
 _KNOWN = (CARTRIDGE, *BASELINES, *STREAMS)
 _CASCADE = CascadeOptions()
@@ -62,16 +64,17 @@ class LongContextEval(PeriodicEval):
         results: the latest result of each system, replies included.
     """
 
+    @checked
     def __init__(
         self,
         *,
         task: EvalTask,
-        every_n_steps: int = 100,
+        every_n_steps: PositiveInt = 100,
         systems: Sequence[str] = (CARTRIDGE, *BASELINES),
-        num_questions: int | None = None,
-        batch_size: int = 64,
-        max_new_tokens: int = 64,
-        max_context_tokens: int | None = None,
+        num_questions: PositiveInt | None = None,
+        batch_size: Count = 64,
+        max_new_tokens: PositiveInt = 64,
+        max_context_tokens: PositiveInt | None = None,
         cascade: CascadeOptions = _CASCADE,
         at_start: bool = False,
         at_end: bool = True,
@@ -80,7 +83,7 @@ class LongContextEval(PeriodicEval):
         super().__init__(name=name, every_n_steps=every_n_steps, at_start=at_start, at_end=at_end)
         unknown = [system for system in systems if system not in _KNOWN]
         if unknown or not systems:
-            raise ValueError(f"systems={list(systems)} must name some of {', '.join(_KNOWN)}")
+            raise SettingError(f"must name some of {', '.join(_KNOWN)}", systems=list(systems))
         self.task, self.systems, self.max_context_tokens = task, tuple(systems), max_context_tokens
         self.cascade = cascade
         self.num_questions, self.batch_size, self.max_new_tokens = num_questions, batch_size, max_new_tokens

@@ -10,6 +10,8 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from lit_cartridges.settings import PositiveInt, checked
+
 
 class PeriodicEval(L.Callback):
     """Calls `measure` every ``every_n_steps`` optimizer steps, and logs what it returns to all loggers.
@@ -27,9 +29,8 @@ class PeriodicEval(L.Callback):
             figures by their logged names. Checkpoints keep it.
     """
 
-    def __init__(self, *, name: str, every_n_steps: int, at_start: bool, at_end: bool) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps={every_n_steps} must be at least 1 optimizer step")
+    @checked
+    def __init__(self, *, name: str, every_n_steps: PositiveInt, at_start: bool, at_end: bool) -> None:
         self.name, self.every_n_steps, self.at_start, self.at_end = name, every_n_steps, at_start, at_end
         self.history: list[dict[str, Any]] = []
         self._seen_step = 0

@@ -13,10 +13,12 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from lit_cartridges.errors import CartridgesError
+
 _LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
 
 
-class OutOfSpaceError(OSError):
+class OutOfSpaceError(CartridgesError, OSError):
     """A disk or a quota is full; the message names the folder and what to do."""
 
 

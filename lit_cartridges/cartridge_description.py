@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lit_cartridges.errors import CartridgesError
 from lit_cartridges.file_content import named, parse_json, record, whole_number
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _FIELDS = {"format_version", "num_tokens", "num_frozen_tokens", "num_layers", "p
 _CHECKSUMS = {"tensors_sha256", "sha256"}
 
 
-class NotFiniteError(ValueError):
+class NotFiniteError(CartridgesError, ValueError):
     """A cartridge with a NaN or an infinite value, which would spoil every answer."""
 
 

@@ -31,7 +31,9 @@ from lit_cartridges.cartridge_description import (
     require_finite,
     tensors_sha256,
 )
+from lit_cartridges.errors import CartridgesError
 from lit_cartridges.file_content import one_line
+from lit_cartridges.found_models import unreachable
 from lit_cartridges.model_card import model_card
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 TENSORS, DESCRIPTION, CARD = "cartridge.safetensors", "cartridge.json", "README.md"
 
 
-class CartridgeFileError(ValueError):
+class CartridgeFileError(CartridgesError, ValueError):
     """A file that is no cartridge of ours, or not all of one; the message names the file and the mend."""
 
 
@@ -80,15 +82,19 @@ def load_cartridge(path: str | Path, **hub: Any) -> Cartridge:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
 
+        if (why := unreachable(str(path), file=TENSORS)) is not None:
+            raise CartridgeFileError(f"path={str(path)!r}: {why}")
         try:
             folder = Path(snapshot_download(str(path), allow_patterns=[TENSORS, DESCRIPTION], **hub))
         except (OSError, ValueError, HfHubHTTPError) as error:
             raise CartridgeFileError(
-                f"{str(path)!r} is no folder here, and the Hub has none for us: {error}"
+                f"path={str(path)!r} is no folder here, and the Hub has none for us: {error}"
             ) from error
     file = folder / TENSORS
     if not file.is_file():
-        raise CartridgeFileError(f"{path} holds no {TENSORS}; give the folder that save_pretrained wrote")
+        raise CartridgeFileError(
+            f"path={str(path)!r} holds no {TENSORS}; give the folder that save_pretrained wrote"
+        )
     cartridge = _read(file)
     _check_copy(folder / DESCRIPTION, cartridge)
     return cartridge

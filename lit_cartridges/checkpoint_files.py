@@ -16,6 +16,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from lit_cartridges.atomic_files import write_atomically
+from lit_cartridges.errors import CartridgesError
 from lit_cartridges.file_content import one_line
 from lit_cartridges.torch_archive import archive_problem
 
@@ -24,7 +25,7 @@ LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 UNREADABLE = "last.unreadable.ckpt"
 
 
-class CheckpointFileError(ValueError):
+class CheckpointFileError(CartridgesError, ValueError):
     """A checkpoint that cannot be read, or none that can; the message says what would work."""
 
 

@@ -7,50 +7,50 @@ the others are functions of `lit_cartridges.commands`, whose arguments become op
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from lit_cartridges.commands import TRAINER_COMMANDS, load_commands
-from lit_cartridges.terminal import guard_terminal, printable
+from lit_cartridges.commands.ending import DEBUG, command, one_line
+from lit_cartridges.terminal import guard_terminal
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line ``args`` (``sys.argv`` by default); ends with status 2 on bad settings."""
     argv = list(sys.argv[1:] if args is None else args)
     commands = load_commands()
-    if not argv or argv[0] in ("-h", "--help"):
+    name = next((argument for argument in argv if argument != DEBUG), "--help")
+    if name in ("-h", "--help"):
         print(_overview(commands))
         return
-    if argv[0] == "--version":
+    if name == "--version":
         from lit_cartridges import __version__
 
         print(__version__)
         return
-    if argv[0] not in (*TRAINER_COMMANDS, *commands):
-        print(f"lit-cartridges: there is no command {argv[0]!r}\n\n{_overview(commands)}", file=sys.stderr)
+    if name not in (*TRAINER_COMMANDS, *commands):
+        told = one_line(f"lit-cartridges: there is no command {name!r}; ")
+        print(f"{told} {', '.join((*TRAINER_COMMANDS, *commands))}", file=sys.stderr)
         raise SystemExit(2)
+    argv.remove(name)
     _quiet()
-    try:
-        if argv[0] in TRAINER_COMMANDS:
+    with command(f"lit-cartridges {name}", argv) as left:
+        if name in TRAINER_COMMANDS:
             from lit_cartridges.commands.trainer_cli import CartridgeCLI
 
             _quiet()  # once more: Lightning, imported just now, has turned its hints on
-            CartridgeCLI.run_with(argv)
+            CartridgeCLI.run_with([name, *left])
         else:
-            commands[argv[0]](argv[1:])
-    except (ValueError, RuntimeError, OSError, FloatingPointError) as error:
-        # Settings that cannot work explain themselves; a traceback would hide the sentence. LIT_CARTRIDGES_DEBUG=1 shows it.
-        if "LIT_CARTRIDGES_DEBUG" in os.environ:
-            raise
-        print(printable(f"lit-cartridges {argv[0]}: {error}"), file=sys.stderr)
-        raise SystemExit(2) from None
+            commands[name](left)
 
 
 def _overview(commands: dict[str, Callable[[list[str]], Any]]) -> str:
-    lines = ["usage: lit-cartridges COMMAND [options]     (COMMAND --help explains its options)", ""]
+    lines = [
+        "usage: lit-cartridges COMMAND [options]     (COMMAND --help explains its options, --debug shows tracebacks)",
+        "",
+    ]
     summaries = {
         **TRAINER_COMMANDS,
         **{name: (c.__doc__ or "").splitlines()[0] for name, c in commands.items()},

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 
+from lit_cartridges.errors import CartridgesError
 from lit_cartridges.readable import UnreadableModelError
 
 _LONGEST_REASON = 300
@@ -30,7 +31,7 @@ NEEDS_ITS_CODE = (
 )
 
 
-class ModelError(ValueError):
+class ModelError(CartridgesError, ValueError):
     """A model that cannot be loaded as asked; one line that names the setting, its value and the mend."""
 
 

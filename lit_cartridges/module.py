@@ -25,6 +25,7 @@ from lit_cartridges.attention import reads_prefixes
 from lit_cartridges.base_weights import digest_of, plain_token
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.data.batch import PackedBatch
+from lit_cartridges.errors import SettingError
 from lit_cartridges.init import FirstTokens, InitStrategy
 from lit_cartridges.init.init_cost import InitCost, measured_init
 from lit_cartridges.losses import LanguageHead, Objective, TopKDistillation, chunked_loss
@@ -36,6 +37,16 @@ from lit_cartridges.recomputing import recomputes_layers
 from lit_cartridges.resuming import KEY, Resumption, read_checkpoint
 from lit_cartridges.run_progress import recount_batches, warm_up_and_cosine
 from lit_cartridges.run_settings import constructed, model_identity
+from lit_cartridges.settings import (
+    Decay,
+    DTypeName,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Share,
+    checked,
+)
 from lit_cartridges.strategies.frozen_models import FrozenModel, in_step, load_frozen_model
 from lit_cartridges.teachers.tokenizer_check import tokenizer_fingerprint
 
@@ -66,23 +77,24 @@ class LitCartridge(L.LightningModule):
         quantization_config: of the frozen models, as transformers takes it: ``{load_in_4bit: true}``.
     """
 
+    @checked
     def __init__(
         self,
         *,
         model: str,
-        num_tokens: int,
-        num_frozen_tokens: int = 1,
+        num_tokens: PositiveInt,
+        num_frozen_tokens: NonNegativeInt = 1,
         init: InitStrategy | None = None,
         objective: Objective | None = None,
         teacher_model: str | None = None,
-        learning_rate: float = 2e-2,
-        betas: tuple[float, float] = (0.9, 0.999),
-        warmup_steps: int = 100,
-        final_lr_share: float = 0.1,
-        dtype: str = "auto",
+        learning_rate: PositiveFloat = 2e-2,
+        betas: tuple[Decay, Decay] = (0.9, 0.999),
+        warmup_steps: NonNegativeInt = 100,
+        final_lr_share: Share = 0.1,
+        dtype: DTypeName = "auto",
         gradient_checkpointing: bool = False,
-        loss_chunk_tokens: int = 1024,
-        seed: int = 0,
+        loss_chunk_tokens: PositiveInt = 1024,
+        seed: Seed = 0,
         revision: str | None = None,
         token: SecretStr | str | None = None,
         trust_remote_code: bool = False,
@@ -90,15 +102,12 @@ class LitCartridge(L.LightningModule):
         quantization_config: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= num_frozen_tokens < num_tokens:
-            raise ValueError(
-                f"model.num_frozen_tokens={num_frozen_tokens} must lie in 0..num_tokens-1 = 0..{num_tokens - 1}: "
-                "at least one position must be left to train"
+        if num_frozen_tokens >= num_tokens:
+            raise SettingError(
+                "at least one position must be left to train",
+                num_frozen_tokens=num_frozen_tokens,
+                num_tokens=num_tokens,
             )
-        if not learning_rate > 0:
-            raise ValueError(f"model.learning_rate={learning_rate} must be above 0; the paper's is 2e-2")
-        if dtype not in ("auto", "float32", "bfloat16", "float16"):
-            raise ValueError(f"model.dtype={dtype!r} must be auto, float32, bfloat16 or float16")
         self.model_name, self.teacher_name = model, teacher_model
         self.num_tokens, self.num_frozen_tokens = num_tokens, num_frozen_tokens
         self.init, self.objective = init or FirstTokens(), objective or TopKDistillation()
@@ -157,6 +166,8 @@ class LitCartridge(L.LightningModule):
                 f"max_position_embeddings={limit}; choose fewer"
             )
         self._student.require_loadable(self.trainer.strategy)
+        if stage == "fit" and not self.trainer.ckpt_path:
+            self.init.check_model(self.model_config, self.num_tokens)
         if self._teacher is not None:
             self._teacher.require_loadable(self.trainer.strategy)
             theirs = tokenizer_fingerprint(self._teacher.tokenizer())

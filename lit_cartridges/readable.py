@@ -17,6 +17,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from lit_cartridges.errors import CartridgesError
+
 _LAYERS_THAT_READ = {"full_attention", "sliding_attention"}
 _OFFER = "choose a model whose every layer is one of full or sliding-window attention (Llama, Qwen, Mistral, Gemma, Phi, …)"
 _BOTH_WAYS = "reads in both directions, and a cartridge is read causally"
@@ -52,7 +54,7 @@ _KNOWN = {
 """Model types of transformers that their config does not tell from others; tests try every type there is."""
 
 
-class UnreadableModelError(ValueError):
+class UnreadableModelError(CartridgesError, ValueError):
     """A model that cannot read a cartridge, or not exactly; the message names the model and what stands against it."""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lit_cartridges.errors import CartridgesError
 from lit_cartridges.resume_rules import MAY_CHANGE, NO_EFFECT, REFUSED, rule_of
 from lit_cartridges.run_settings import identity, run_settings
 
@@ -25,7 +26,7 @@ _SHOWN_CHARACTERS = 60
 _log = logging.getLogger(__name__)
 
 
-class ResumeError(ValueError):
+class ResumeError(CartridgesError, ValueError):
     """The checkpoint was made with settings that must not change; the message names them."""
 
 

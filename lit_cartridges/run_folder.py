@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import IO
 
 from lit_cartridges.atomic_files import explained, sweep
+from lit_cartridges.errors import CartridgesError
 
 LOCK = ".lock"
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _log = logging.getLogger(__name__)
 
 
-class RunFolderError(ValueError):
+class RunFolderError(CartridgesError, ValueError):
     """The folder cannot be written, or another training is going on there; the message says what would work."""
 
 

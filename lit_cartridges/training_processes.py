@@ -16,6 +16,7 @@ from typing import Protocol
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from lit_cartridges.cartridge_files import write_atomically
+from lit_cartridges.errors import CartridgesError
 
 _STEP = re.compile(r"(\d+)/(\d+) \[")
 # More bars than this do not fit a terminal: then only those that move are shown.
@@ -41,6 +42,18 @@ class TrainingRun(Protocol):
         """The command line after ``lit-cartridges``."""
 
 
+class TrainingFailed(CartridgesError, RuntimeError):
+    """One of several trainings has failed.
+
+    Args:
+        details: the end of its log, in lines, which is shown below the message.
+    """
+
+    def __init__(self, message: str, details: str) -> None:
+        self.details = details
+        super().__init__(f"{message}:\n{details}")
+
+
 def train_all(runs: Sequence[TrainingRun], *, processes: int) -> None:
     """Train all, ``processes`` at a time, with bars; one core each, unless ``OMP_NUM_THREADS`` says otherwise.
 
@@ -48,7 +61,7 @@ def train_all(runs: Sequence[TrainingRun], *, processes: int) -> None:
 
     Raises:
         ValueError: a folder holds a run with other settings; nothing has been started then.
-        RuntimeError: a run failed; the message holds the end of its log. The others are stopped.
+        TrainingFailed: a run did, with the end of its log. The others are stopped.
     """
     waiting = [run for run in runs if not is_finished(run)]
     going: list[tuple[TrainingRun, subprocess.Popen[bytes]]] = []
@@ -65,7 +78,7 @@ def train_all(runs: Sequence[TrainingRun], *, processes: int) -> None:
                     if process.poll() is not None:
                         going.remove((run, process))
                         if process.returncode:
-                            raise RuntimeError(f"training {run.name!r} failed:\n{_log_end(run, 2000)}")
+                            raise TrainingFailed(f"training {run.name!r} failed", _log_end(run, 2000))
                         _mark(run, finished=True)
                         bars.finish(run)
         finally:

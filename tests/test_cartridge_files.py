@@ -193,7 +193,7 @@ def test_a_folder_without_a_cartridge_is_named(tmp_path):
         CartridgeFileError, match="holds no cartridge.safetensors; give the folder that save_pretrained"
     ):
         Cartridge.from_pretrained(tmp_path)
-    with pytest.raises(CartridgeFileError, match="nowhere holds no cartridge.safetensors"):
+    with pytest.raises(CartridgeFileError, match="nowhere' holds no cartridge.safetensors"):
         Cartridge.from_pretrained(tmp_path / "nowhere")
 
 

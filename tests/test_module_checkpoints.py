@@ -162,11 +162,15 @@ def test_a_checkpoint_of_other_settings_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_frozen_tokens": -1}, r"model.num_frozen_tokens=-1 must lie in 0..num_tokens-1 = 0..7"),
-        ({"num_frozen_tokens": 8}, r"model.num_frozen_tokens=8 must lie in 0..num_tokens-1 = 0..7"),
-        ({"num_tokens": 0}, r"model.num_"),
-        ({"learning_rate": 0.0}, r"model.learning_rate=0.0 must be above 0"),
-        ({"dtype": "int8"}, r"model.dtype='int8' must be auto, float32, bfloat16 or float16"),
+        ({"num_frozen_tokens": -1}, "num_frozen_tokens=-1 must be at least 0"),
+        ({"num_frozen_tokens": 8}, "num_frozen_tokens=8, num_tokens=8: at least one position"),
+        ({"num_tokens": 0}, "num_tokens=0 must be at least 1"),
+        ({"num_tokens": 8.0}, "num_tokens=8.0 must be a whole number"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 must be above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate=nan must be a finite number"),
+        ({"betas": (0.9, 1.0)}, r"betas=\(0.9, 1.0\) must be below 1"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"dtype": "int8"}, "dtype='int8' must be one of auto, float32, bfloat16, float16"),
     ],
 )
 def test_bad_settings_are_named_at_once(options, message):

@@ -103,7 +103,9 @@ def test_a_chunk_that_does_not_fit_the_context_is_refused_before_anything_is_mad
     data = new_data(save_corpus(tmp_path / "corpus.txt", num_tokens=900), max_chunk_tokens=800)
     data.prepare(tokenizer())
     data.bind_teacher(llama)
-    with pytest.raises(ValueError, match=r"max_tokens=800: a chunk .* do not fit the model's 512 positions"):
+    with pytest.raises(
+        ValueError, match=r"max_chunk_tokens=800, .* a chunk .* do not fit the model's 512 positions"
+    ):
         init_context(data, llama, num_tokens=8, seed=0).self_study(1)
 
 

@@ -79,7 +79,7 @@ class CascadingCache(Cache):
         limit = getattr(text, "max_position_embeddings", None)
         if limit is not None and largest + stride_tokens > limit:
             raise ValueError(
-                f"a cache of {largest} tokens read with stride_tokens={stride_tokens} needs positions up to "
+                f"total_tokens={largest}, stride_tokens={stride_tokens}: a cache and a stride need positions up to "
                 f"{largest + stride_tokens - 1}, and the model has max_position_embeddings={limit}; "
                 f"their sum must be at most {limit}"
             )

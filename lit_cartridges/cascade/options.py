@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from transformers import PretrainedConfig
 
+from lit_cartridges.settings import NonNegativeInt, PositiveInt, Range, Share, check_fields
+
 if TYPE_CHECKING:
     from lit_cartridges.cascade.cascading_cache import CascadingCache
+
+Cascades = Annotated[int, Range(least=1, most=62)]
+HeadReduction = Literal["mean", "max", "median"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +31,17 @@ class CascadeOptions:
         ema_factor: of the scores' moving average, per query.
     """
 
-    total_tokens: int = 1028
-    cascades: int = 4
-    sink_tokens: int = 4
-    stride_tokens: int = 512
+    total_tokens: PositiveInt = 1028
+    cascades: Cascades = 4
+    sink_tokens: NonNegativeInt = 4
+    stride_tokens: PositiveInt = 512
     eager_fill: bool = True
-    head_reduction: str = "max"
+    head_reduction: HeadReduction = "max"
     shared_heads: bool = False
-    ema_factor: float = 0.9999
+    ema_factor: Share = 0.9999
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def new_cache(self, config: PretrainedConfig) -> CascadingCache:
         """An empty cache for the model of this config.

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 
 from lit_cartridges.cartridge_description import sha256_of, tensors_sha256
 from lit_cartridges.cartridge_files import write_atomically
+from lit_cartridges.errors import CartridgesError
 from lit_cartridges.file_content import one_line, parse_json, whole_number
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _HEADER = "cascading_cache"
 _TENSORS = ("keys", "values", "scores", "tokens", "seen", "counts")
 
 
-class CascadeFileError(ValueError):
+class CascadeFileError(CartridgesError, ValueError):
     """A file that is no cascade's, or not all of one; the message names the file and the mend."""
 
 

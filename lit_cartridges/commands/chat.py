@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any
 
@@ -12,27 +11,37 @@ from lit_cartridges.attached import AttachedCartridge
 from lit_cartridges.base_weights import other_weights, with_recorded
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.commands.model_options import add_model_options, model_options
+from lit_cartridges.commands.parsers import CommandParser, option
 from lit_cartridges.commands.reply_streamer import ReplyStreamer
 from lit_cartridges.models import hub_options, load_model, load_tokenizer
 from lit_cartridges.self_study.renderer import user
+from lit_cartridges.settings import DeviceName, DTypeName, PositiveInt, Temperature
 from lit_cartridges.teachers.conversation import Message
 from lit_cartridges.terminal import printable, printable_line
 
 
 def main(args: list[str]) -> None:
     """Ask a cartridge questions; an empty line, Ctrl-D or 'exit' ends the chat, '/new' forgets what was said."""
-    parser = argparse.ArgumentParser(prog="lit-cartridges chat", description=main.__doc__)
+    parser = CommandParser(prog="lit-cartridges chat", description=main.__doc__)
     parser.add_argument("cartridges", nargs="+", help="folders or Hub repositories; several are composed")
     parser.add_argument("--model", help="the frozen model (default: the one that the cartridge names)")
     parser.add_argument(
-        "--max_new_tokens", type=int, default=512, help="longest answer (default: %(default)s)"
+        "--max_new_tokens",
+        type=option(PositiveInt),
+        default=512,
+        help="longest answer (default: %(default)s)",
     )
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
+    parser.add_argument(
+        "--temperature", type=option(Temperature), default=0.0, help="0 is greedy (default: %(default)s)"
+    )
     parser.add_argument(
         "--dtype",
+        type=option(DTypeName),
         help="of the model: auto (its files'), float32, bfloat16, float16 (default: the cartridge's)",
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--device", type=option(DeviceName), default="cuda" if torch.cuda.is_available() else "cpu"
+    )
     add_model_options(parser)
     options = parser.parse_args(args)
     cartridge = Cartridge.compose([Cartridge.from_pretrained(path) for path in options.cartridges])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
 
 def main(args: list[str]) -> None:
@@ -13,11 +11,13 @@ def main(args: list[str]) -> None:
     Each combination of strategy, compression and seed is a run of its own, asked before training and as it goes.
     Prints a table and writes it with all figures and a plot. A comparison that was interrupted goes on by the same command.
     """
+    from lit_cartridges.commands.parsers import CommandParser, option
     from lit_cartridges.comparison import ComparisonSettings, compare
     from lit_cartridges.comparison.strategies import split_options
+    from lit_cartridges.settings import Count, PositiveFloat, PositiveInt, Processes, ReadFile, WriteFolder
 
     default = ComparisonSettings()
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="lit-cartridges compare-inits",
         description=main.__doc__,
         epilog="--options.STRATEGY.KEY VALUE sets an option of one strategy (--options.Text.path FILE, "
@@ -41,34 +41,44 @@ def main(args: list[str]) -> None:
     parser.add_argument(
         "--compressions",
         nargs="+",
-        type=float,
+        type=option(PositiveFloat),
         default=list(default.compressions),
         metavar="N",
         help="corpus tokens per cartridge position (default: 10 40)",
     )
     parser.add_argument(
-        "--seeds", type=int, default=default.seeds, help="runs of each combination (default: %(default)s)"
+        "--seeds",
+        type=option(Count),
+        default=default.seeds,
+        help="runs of each combination (default: %(default)s)",
     )
-    parser.add_argument("--steps", type=int, help="optimizer steps of each run (default: the recipe's)")
+    parser.add_argument(
+        "--steps", type=option(PositiveInt), help="optimizer steps of each run (default: the recipe's)"
+    )
     parser.add_argument(
         "--every_n_steps",
-        type=int,
+        type=option(PositiveInt),
         default=default.every_n_steps,
         help="steps between measurements; the table shows the accuracy before training, after this many, after "
         "four times as many, and at the end (default: %(default)s)",
     )
     parser.add_argument(
         "--other_text",
-        type=Path,
+        type=option(ReadFile),
         metavar="FILE",
         help="what Text reads, and the corpus of the cartridges that FromCartridge starts from (one per compression, "
         "trained from FirstTokens); for the bundled model one is made, unless given",
     )
     parser.add_argument(
-        "--folder", type=Path, default=default.folder, help="for runs and results (default: %(default)s)"
+        "--folder",
+        type=option(WriteFolder),
+        default=default.folder,
+        help="for runs and results (default: %(default)s)",
     )
     parser.add_argument(
-        "--processes", type=int, help="trainings at a time (default: up to two on the CPU, one elsewhere)"
+        "--processes",
+        type=option(Processes),
+        help="trainings at a time (default: up to two on the CPU, one elsewhere)",
     )
     ours, others = parser.parse_known_args(args)
     options, fit_arguments = split_options(others)

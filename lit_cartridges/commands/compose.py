@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 from lit_cartridges.cartridge import Cartridge
+from lit_cartridges.commands.parsers import CommandParser, option
+from lit_cartridges.settings import WriteFolder
 from lit_cartridges.terminal import printable_line
 
 
 def main(args: list[str]) -> None:
     """Join cartridges of one model into a new folder."""
-    parser = argparse.ArgumentParser(prog="lit-cartridges compose", description=main.__doc__)
+    parser = CommandParser(prog="lit-cartridges compose", description=main.__doc__)
     parser.add_argument("cartridges", nargs="+", help="folders or Hub repositories, in order")
-    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--output", type=option(WriteFolder), required=True, help="the folder to write")
     parser.add_argument(
         "--keep_sinks", action="store_true", help="keep every cartridge's sink, not the first's alone"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from pathlib import Path
 
 from lit_cartridges.terminal import printable, printable_line
 
@@ -15,18 +14,23 @@ def main(args: list[str]) -> None:
 
     IN is recognised by its files. What OUT's format has no place for is said, line by line.
     """
+    from lit_cartridges.commands.parsers import CommandParser, option
+    from lit_cartridges.errors import SettingError
     from lit_cartridges.formats import FORMATS, format_of, named_format, with_base_model
     from lit_cartridges.formats.cartridge_format import DTYPES
     from lit_cartridges.formats.source import local_copy
+    from lit_cartridges.settings import WritePath
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="lit-cartridges convert",
         description=main.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="formats:\n" + "\n".join(f"  {name:<16}{known.looks}" for name, known in FORMATS.items()),
     )
     parser.add_argument("input", metavar="IN", help="folder or file to read, or a repository on the Hub")
-    parser.add_argument("output", metavar="OUT", type=Path, help="folder to write, or file for hazyresearch")
+    parser.add_argument(
+        "output", metavar="OUT", type=option(WritePath), help="folder to write, or file for hazyresearch"
+    )
     parser.add_argument("--to", required=True, choices=list(FORMATS), help="format of OUT")
     parser.add_argument(
         "--from",
@@ -58,7 +62,10 @@ def main(args: list[str]) -> None:
         source = named_format(options.source) if options.source else format_of(path)
         cartridge = source.read(path, trust_pickle=options.trust_pickle)
         if options.base_model:
-            cartridge = with_base_model(cartridge, options.base_model)
+            try:
+                cartridge = with_base_model(cartridge, options.base_model)
+            except SettingError as error:
+                raise SettingError(error.why, {"--base-model": options.base_model}) from error
         dtype = DTYPES[options.dtype] if options.dtype else None
         named_format(options.to).write(cartridge, options.output, dtype=dtype, drop_bias=options.drop_bias)
     for warning in told:

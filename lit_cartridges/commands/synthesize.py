@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
+from lit_cartridges.commands.parsers import CommandParser, option
 from lit_cartridges.self_study.recording import Recording
+from lit_cartridges.settings import Count, WriteParquet
 from lit_cartridges.steady_bar import SteadyBar
 from lit_cartridges.terminal import printable_line
 
@@ -15,20 +16,18 @@ def main(args: list[str]) -> None:
 
     They are kept group by group in a folder beside the file, so an interrupted run goes on where it stopped.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="lit-cartridges synthesize",
         description=main.__doc__,
         epilog="All other options are those of fit: --config RECIPE, --data.corpus PATH, --model.model NAME, …",
     )
-    parser.add_argument("--output", type=Path, required=True, help="the .parquet file to write")
     parser.add_argument(
-        "--num_conversations", type=int, default=256, help="about how many (default: %(default)s)"
+        "--output", type=option(WriteParquet), required=True, help="the .parquet file to write"
+    )
+    parser.add_argument(
+        "--num_conversations", type=option(Count), default=256, help="about how many (default: %(default)s)"
     )
     ours, rest = parser.parse_known_args(args)
-    if ours.num_conversations < 1:
-        raise ValueError(f"--num_conversations={ours.num_conversations} must be at least 1")
-    if ours.output.suffix != ".parquet":
-        raise ValueError(f"--output={ours.output} must end in .parquet")
     synthesize(rest, output=ours.output, num_conversations=ours.num_conversations)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,29 @@ import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from lit_cartridges.atomic_files import explained, write_atomically
 from lit_cartridges.callbacks import CartridgeCheckpoint, StepProgress, ThroughputMonitor
 from lit_cartridges.checkpoint_files import LAST, problem, resume_path, set_aside
+from lit_cartridges.commands.config_files import require_config_files
+from lit_cartridges.commands.parsers import TrainerParser
+from lit_cartridges.commands.trainer_settings import blamed, require_trainer
 from lit_cartridges.data import SelfStudyDataModule
+from lit_cartridges.errors import SettingError
 from lit_cartridges.module import LitCartridge
 from lit_cartridges.precision import require_full_precision
 from lit_cartridges.resuming import read_checkpoint
 from lit_cartridges.run_settings import flat
+from lit_cartridges.settings import Seed, require
 from lit_cartridges.terminal import printable_line
+
+TrainerParser.roots = {
+    "trainer": L.Trainer,
+    "model": LitCartridge,
+    "data": SelfStudyDataModule,
+    "checkpoint": CartridgeCheckpoint,
+}
 
 
 class SaveConfig(SaveConfigCallback):
@@ -71,21 +84,34 @@ class SaveConfig(SaveConfigCallback):
 class CartridgeCLI(LightningCLI):
     """``fit --config recipe.yaml [--model.init NAME --model.init.option value …]``."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        first = next(iter(options.get("args") or ()), "")
+        self._asked = first if first in LightningCLI.subcommands() else None
+        super().__init__(*args, **options)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Lightning's; the asked one alone where one is, since every one has a parser that takes long to build."""
+        known = LightningCLI.subcommands()
+        return known if self._asked is None else {self._asked: known[self._asked]}
+
     @classmethod
     def run_with(cls, args: list[str] | None, *, run: bool = True) -> CartridgeCLI:
         """Parse ``args`` and run their command, or only build model and data (``run=False``, no command in front).
 
         ``--config NAME.yaml`` may name an installed recipe where there is no such file.
         """
+        args = [_installed(arg) for arg in (sys.argv[1:] if args is None else args)]
+        require_config_files(args)
         return cls(
             LitCartridge,
             SelfStudyDataModule,
-            args=None if args is None else [_installed(arg) for arg in args],
+            args=args,
             run=run,
             save_config_callback=SaveConfig,
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
+            parser_class=TrainerParser,
             parser_kwargs={"parser_mode": "omegaconf"},
             trainer_defaults={
                 "max_steps": 1000,
@@ -104,6 +130,27 @@ class CartridgeCLI(LightningCLI):
             default="auto",
             help="'auto' goes on from the run folder's last checkpoint if there is one; 'never' starts anew; or a path",
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Lightning's; then what can be refused before anything is built."""
+        super().parse_arguments(parser, args)
+        subcommand = self.config.get("subcommand")
+        settings = self.config[subcommand] if subcommand else self.config
+        require("seed_everything", settings.seed_everything, bool | Seed)
+        require_trainer(settings.trainer.as_dict(), training=subcommand in ("fit", None))
+        resume = str(settings.resume)
+        for name, path in (
+            ("ckpt_path", settings.get("ckpt_path")),
+            ("resume", None if resume in ("auto", "never") else resume),
+        ):
+            if path is not None:
+                _require_checkpoint(name, Path(path))
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+            raise blamed(config, error) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Progress, throughput and loggers are always there; a recipe adds callbacks and may replace the loggers."""
@@ -171,10 +218,8 @@ class CartridgeCLI(LightningCLI):
         resume = str(self._get(self.config_init, "resume"))
         if given is None and resume not in ("auto", "never"):
             given = resume
-        path = None
-        if given is not None:
-            path = _readable(Path(given))
-        elif resume == "auto":
+        path = Path(given) if given is not None else None
+        if path is None and resume == "auto":
             path = self._resume_path()
         if path is not None:
             # Set here, where the module sees it before it would compute an init that the checkpoint replaces.
@@ -195,12 +240,17 @@ class CartridgeCLI(LightningCLI):
         return path
 
 
-def _readable(path: Path) -> Path:
-    if not path.exists():
-        raise ValueError(f"there is no checkpoint {path}; give one, or --resume never")
-    if (why := problem(path)) is not None:
-        raise ValueError(f"{path} is no checkpoint to go on from ({why}); give another, or --resume never")
-    return path
+def _require_checkpoint(name: str, path: Path) -> None:
+    """
+    Raises:
+        SettingError: there is no checkpoint to go on from.
+    """
+    why = "there is no such file" if not path.is_file() else problem(path)
+    if why is not None:
+        mend = (
+            "auto, never, or a checkpoint" if name == "resume" else "a checkpoint, such as last.ckpt of a run"
+        )
+        raise SettingError(f"{why}; give {mend}", {name: str(path)})
 
 
 def _installed(argument: str) -> str:

@@ -19,8 +19,18 @@ from lit_cartridges.comparison.strategies import (
     check_options,
     check_strategies,
 )
+from lit_cartridges.errors import SettingError
 from lit_cartridges.evals.table import aligned
 from lit_cartridges.init import INITS
+from lit_cartridges.settings import (
+    Count,
+    PositiveFloat,
+    PositiveInt,
+    Processes,
+    ReadFile,
+    WriteFolder,
+    check_fields,
+)
 from lit_cartridges.terminal import printable
 from lit_cartridges.training_processes import is_finished, train_all
 
@@ -46,14 +56,17 @@ class ComparisonSettings:
     recipe: str = "pocket.yaml"
     fit_arguments: Sequence[str] = ()
     strategies: Sequence[str] = tuple(INITS)
-    compressions: Sequence[float] = (10.0, 40.0)
-    seeds: int = 3
-    steps: int | None = None
-    every_n_steps: int = 50
+    compressions: Sequence[PositiveFloat] = (10.0, 40.0)
+    seeds: Count = 3
+    steps: PositiveInt | None = None
+    every_n_steps: PositiveInt = 50
     options: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    other_text: Path | None = None
-    folder: Path = Path("runs/compare_inits")
-    processes: int | None = None
+    other_text: ReadFile | None = None
+    folder: WriteFolder = Path("runs/compare_inits")
+    processes: Processes | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def compare(settings: ComparisonSettings) -> list[Summary]:
@@ -86,16 +99,8 @@ def compare(settings: ComparisonSettings) -> list[Summary]:
 
 
 def _checked_plan(settings: ComparisonSettings) -> Plan:
-    for name, value in (
-        ("seeds", settings.seeds),
-        ("every_n_steps", settings.every_n_steps),
-        ("steps", settings.steps),
-        ("processes", settings.processes),
-    ):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
     compressions = list(settings.compressions)
-    if not compressions or min(compressions) <= 0 or len(set(compressions)) < len(compressions):
+    if not compressions or len(set(compressions)) < len(compressions):
         raise ValueError(f"compressions={compressions} must be different numbers above 0, such as 10 and 40")
     check_strategies(settings.strategies, settings.options)
     recipe = Recipe(settings.recipe, settings.fit_arguments)
@@ -113,8 +118,6 @@ def _checked_plan(settings: ComparisonSettings) -> Plan:
         other_text=settings.other_text,
         options=settings.options,
     )
-    if settings.other_text is not None and not settings.other_text.is_file():
-        raise ValueError(f"other_text={str(settings.other_text)!r}: there is no such file")
     if plan.needs_other_text and not plan.makes_other_text and settings.other_text is None:
         names = " and ".join(plan.needs_other_text)
         raise ValueError(
@@ -122,7 +125,10 @@ def _checked_plan(settings: ComparisonSettings) -> Plan:
             "bundled model only; give --other_text FILE, or --options.STRATEGY.path, or leave them out of --strategies"
         )
     for compression in compressions:
-        recipe.require_room(plan.num_tokens(compression))
+        try:
+            recipe.require_room(plan.num_tokens(compression))
+        except ValueError as error:
+            raise SettingError(str(error), compressions=compression) from error
     plan.write_other_text()
     for strategy in settings.strategies:
         check_options(strategy, plan.settings(strategy, compressions[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from lit_cartridges.cartridge import Cartridge
+from lit_cartridges.commands.parser_errors import condensed
 from lit_cartridges.init import INITS, FromCartridge, InitStrategy, Text
 
 FROM_CARTRIDGE, TEXT = FromCartridge.__name__, Text.__name__
@@ -70,7 +72,9 @@ def check_options(name: str, settings: Sequence[str]) -> None:
         parsed = parser.parse_args([f"--init={class_path}", *(f"--init.{setting}" for setting in settings)])
         parser.instantiate_classes(parsed)
     except (ArgumentError, ValueError, TypeError) as error:
-        raise ValueError(f"strategy {name}: {error}\nSet it by --options.{name}.KEY VALUE") from error
+        told = condensed(str(error), {"init": InitStrategy})
+        told = re.sub(r"(?<![\w.])(--)?init\.", f"--options.{name}.", told)
+        raise ValueError(f"strategy {name}: {told}; set it by --options.{name}.KEY VALUE") from error
 
 
 def check_cartridge(settings: Sequence[str], num_tokens: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import torch
@@ -22,6 +22,7 @@ from lit_cartridges.data.example_source import (
     ExampleSource,
 )
 from lit_cartridges.data.stream import ExampleStream, StreamState
+from lit_cartridges.errors import SettingError
 from lit_cartridges.run_settings import constructed, files_identity, identity
 from lit_cartridges.self_study.chunkers import TokenChunker
 from lit_cartridges.self_study.corpus import Corpus, open_corpus
@@ -30,13 +31,30 @@ from lit_cartridges.self_study.renderer import ChatRenderer
 from lit_cartridges.self_study.room import READ_AGAIN_ERROR, require_room
 from lit_cartridges.self_study.seed_prompts import SeedPromptError, resolve_seed_prompts
 from lit_cartridges.self_study.synthesizer import Synthesizer
+from lit_cartridges.settings import (
+    BatchTokens,
+    ChunkTemplate,
+    Count,
+    NonNegativeInt,
+    PositiveInt,
+    PositiveShare,
+    Range,
+    ReadName,
+    ReadPath,
+    Seed,
+    Share,
+    Temperature,
+    WriteFolderName,
+    checked,
+)
 from lit_cartridges.strategies.frozen_models import in_step
 from lit_cartridges.strategies.lost_process import explain_lost_process
-from lit_cartridges.teachers.conversation import Conversation
+from lit_cartridges.teachers.conversation import Conversation, ConversationError
 from lit_cartridges.teachers.conversation_file import conversation_files
 from lit_cartridges.teachers.local import LocalTeacher
 from lit_cartridges.teachers.recorded import RecordedConversations
 from lit_cartridges.teachers.teacher import Sampling, Teacher
+from lit_cartridges.teachers.tokenizer_check import RecordingError
 from lit_cartridges.text import text_ids
 
 # Added to the seed for conversations that are not trained on.
@@ -76,44 +94,53 @@ class SelfStudyDataModule(L.LightningDataModule):
         seed: decides chunks, seed prompts, sampling and order.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        corpus: Path | Corpus,
+        corpus: ReadPath | Corpus,
         teacher: Teacher | None = None,
-        recorded: str | None = None,
+        recorded: ReadName | None = None,
         raw_corpus: bool = False,
-        window_tokens: int = 512,
-        min_chunk_tokens: int = 512,
-        max_chunk_tokens: int = 4096,
+        window_tokens: Annotated[int, Range(least=2, most=2**31 - 1)] = 512,
+        min_chunk_tokens: PositiveInt = 512,
+        max_chunk_tokens: PositiveInt = 4096,
         seed_prompts: str | dict[str, list[str]] = "paper",
-        system_template: str = "{chunk}",
+        system_template: ChunkTemplate = "{chunk}",
         enable_thinking: bool = False,
         corpus_before_chunk: bool = False,
-        conversations_per_group: int = 16,
-        groups_per_round: int = 4,
-        uses: int = 1,
-        num_rounds: int = 1,
-        question_temperature: float = 0.6,
-        question_max_tokens: int = 512,
-        answer_temperature: float = 0.0,
-        answer_max_tokens: int = 1024,
-        top_k: int = 20,
-        min_mass: float = 0.99,
-        off_corpus: Path | Corpus | None = None,
-        off_corpus_share: float = 0.0,
-        tokens_per_batch: int = 2048,
-        num_shards: int | None = None,
-        validation: str | None = None,
-        validation_groups: int = 4,
-        recording: str | None = None,
-        seed: int = 0,
+        conversations_per_group: Count = 16,
+        groups_per_round: Count = 4,
+        uses: Count = 1,
+        num_rounds: Count = 1,
+        question_temperature: Temperature = 0.6,
+        question_max_tokens: PositiveInt = 512,
+        answer_temperature: Temperature = 0.0,
+        answer_max_tokens: PositiveInt = 1024,
+        top_k: NonNegativeInt = 20,
+        min_mass: PositiveShare = 0.99,
+        off_corpus: ReadPath | Corpus | None = None,
+        off_corpus_share: Share = 0.0,
+        tokens_per_batch: BatchTokens = 2048,
+        num_shards: Count | None = None,
+        validation: ReadName | None = None,
+        validation_groups: Count = 4,
+        recording: WriteFolderName | None = None,
+        seed: Seed = 0,
     ) -> None:
         super().__init__()
         if recorded and raw_corpus:
-            raise ValueError(f"recorded={recorded!r} and raw_corpus=true exclude each other; set one")
+            raise SettingError("they exclude each other; set one", recorded=recorded, raw_corpus=True)
+        if min_chunk_tokens > max_chunk_tokens:
+            raise SettingError(
+                "the shortest chunk is longer than the longest (the paper: 512, 4096)",
+                min_chunk_tokens=min_chunk_tokens,
+                max_chunk_tokens=max_chunk_tokens,
+            )
+        if off_corpus_share and off_corpus is None:
+            raise SettingError("needs off_corpus; give other text, or 0", off_corpus_share=off_corpus_share)
         self.corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
-        self.off_corpus = open_corpus(off_corpus) if isinstance(off_corpus, Path) else off_corpus
+        self.off_corpus = open_corpus(off_corpus) if isinstance(off_corpus, str | Path) else off_corpus
         self.teacher = teacher or LocalTeacher()
         self.recorded, self.raw_corpus, self.window_tokens = recorded, raw_corpus, window_tokens
         self.chunker = TokenChunker(min_tokens=min_chunk_tokens, max_tokens=max_chunk_tokens)
@@ -170,6 +197,8 @@ class SelfStudyDataModule(L.LightningDataModule):
                 f"objective {type(module.objective).__name__} needs the teacher's log-probabilities, which "
                 f"{setting} does not give; choose the NextToken objective, or conversations with top_k of 20"
             )
+        if self.validation is not None:
+            self._recorded("validation", self.validation)
         synthesizer = getattr(self._source, "source", None)
         if isinstance(synthesizer, Synthesizer):
             again = module.objective.needs_teacher_hidden
@@ -286,11 +315,7 @@ class SelfStudyDataModule(L.LightningDataModule):
         if self.raw_corpus:
             return CorpusExamples(self.corpus_ids, window_tokens=self.window_tokens, seed=self.seed)
         if self.recorded is not None:
-            return self._conversation_examples(
-                RecordedConversations(
-                    self.recorded, tokenizer=self.renderer.tokenizer, vocab_size=self._vocab_size
-                )
-            )
+            return self._conversation_examples(self._recorded("recorded", self.recorded))
         folder = self.recording_folder or str(Path(self.trainer.default_root_dir) / "recording")  # type: ignore[union-attr]
         synthesizer = self.synthesizer()
         recording = Recording(
@@ -307,12 +332,17 @@ class SelfStudyDataModule(L.LightningDataModule):
                 self.corpus_ids, window_tokens=self.window_tokens, seed=self.seed + _VALIDATION_SEED
             )
         if self.validation is not None:
-            return self._conversation_examples(
-                RecordedConversations(
-                    self.validation, tokenizer=self.renderer.tokenizer, vocab_size=self._vocab_size
-                )
-            )
+            return self._conversation_examples(self._recorded("validation", self.validation))
         return self._conversation_examples(self.synthesizer(seed=self.seed + _VALIDATION_SEED))
+
+    def _recorded(self, name: str, path: str) -> RecordedConversations:
+        """The recording of the setting ``name``, read now, so that a bad file fails before the model is loaded."""
+        recorded = RecordedConversations(path, tokenizer=self.renderer.tokenizer)
+        try:
+            recorded.groups  # noqa: B018
+        except (RecordingError, ConversationError) as error:
+            raise RecordingError(f"{name}={path!r}: {error}") from error
+        return recorded
 
     def _conversation_examples(
         self, source: ConversationSource, recording: Recording | None = None

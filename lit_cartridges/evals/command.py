@@ -38,30 +38,41 @@ from lit_cartridges.evals.task import EvalError, EvalTask
 from lit_cartridges.models import hub_options, load_config, load_model, load_tokenizer
 from lit_cartridges.self_study.corpus import Corpus, open_corpus
 from lit_cartridges.self_study.renderer import ChatRenderer
+from lit_cartridges.settings import (
+    ChunkTemplate,
+    Count,
+    DeviceName,
+    DTypeName,
+    PositiveInt,
+    ReadPath,
+    WriteJsonName,
+    checked,
+)
 from lit_cartridges.terminal import printable
 
 COMPOSED = "composed"
 _CASCADE = CascadeOptions()
 
 
+@checked
 def evaluate_command(
     *,
     task: EvalTask,
     cartridges: Sequence[str] = (),
     model: str | None = None,
-    corpus: Path | Corpus | None = None,
+    corpus: ReadPath | Corpus | None = None,
     systems: Sequence[str] = (),
     compose: bool = False,
-    out: str | None = None,
-    num_questions: int | None = None,
-    batch_size: int = 64,
-    max_new_tokens: int = 64,
-    max_context_tokens: int | None = None,
+    out: WriteJsonName | None = None,
+    num_questions: PositiveInt | None = None,
+    batch_size: Count = 64,
+    max_new_tokens: PositiveInt = 64,
+    max_context_tokens: PositiveInt | None = None,
     cascade: CascadeOptions = _CASCADE,
-    system_template: str = "{chunk}",
+    system_template: ChunkTemplate = "{chunk}",
     enable_thinking: bool = False,
-    dtype: str | None = None,
-    device: str = "auto",
+    dtype: DTypeName | None = None,
+    device: DeviceName = "auto",
     revision: str | None = None,
     token: SecretStr | str | None = None,
     trust_remote_code: bool = False,
@@ -111,7 +122,9 @@ def evaluate_command(
             f"systems={list(systems)}: there is no {unknown[0]!r}; choose from {', '.join((*BASELINES, *STREAMS))}"
         )
     if not systems and not cartridges:
-        raise EvalError("nothing to evaluate: give cartridges, or systems such as icl")
+        raise EvalError(
+            "cartridges=[], systems=[]: nothing to evaluate: give cartridges, or systems such as icl"
+        )
     if corpus is None and (needing := [system for system in systems if system != NO_CONTEXT]):
         raise EvalError(f"systems={list(systems)}: {needing[0]} needs the corpus; set corpus")
     if compose and len(cartridges) < 2:

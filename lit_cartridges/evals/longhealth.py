@@ -16,6 +16,7 @@ from lit_cartridges.evals.choices import with_choices
 from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
 from lit_cartridges.file_content import named, one_line, parse_json
 from lit_cartridges.self_study.corpus_base import Corpus, Document
+from lit_cartridges.settings import ReadFile, checked
 
 _OPTIONS = ("answer_a", "answer_b", "answer_c", "answer_d", "answer_e")
 _PATIENT_FIELDS = {"name": str, "birthday": str, "diagnosis": str, "texts": dict, "questions": list}
@@ -29,7 +30,8 @@ class LongHealth(EvalTask):
         patients: ids such as "patient_01"; all by default. The corpus must hold the same ones.
     """
 
-    def __init__(self, *, path: str | Path, patients: Sequence[str] | None = None) -> None:
+    @checked
+    def __init__(self, *, path: ReadFile, patients: Sequence[str] | None = None) -> None:
         self._path, self._patients = str(path), read_patients(path, patients)
         self.questions()
 
@@ -44,6 +46,7 @@ class LongHealth(EvalTask):
 class LongHealthCorpus(Corpus):
     """The records of some patients, one document each; arguments as for `LongHealth`."""
 
+    @checked
     def __init__(self, *, path: str | Path, patients: Sequence[str] | None = None) -> None:
         super().__init__(path)
         self.patients = patients
@@ -90,6 +93,8 @@ def read_patients(path: str | Path, patients: Sequence[str] | None = None) -> di
         raise EvalError(
             f"path={str(path)!r} is not LongHealth's: {lacking[0] if lacking else 'it holds no patients'}"
         )
+    if patients is not None and not patients:
+        raise EvalError(f"patients=[]: name some of {', '.join(known)}, or leave it out for all")
     unknown = [key for key in patients or () if key not in known]
     if unknown:
         raise EvalError(f"patients={unknown} are not in {path}; it has {', '.join(known)}")

@@ -11,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from transformers import PreTrainedModel
 
@@ -22,6 +22,7 @@ from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.system import ICL, NO_CONTEXT, TRUNCATED_ICL, System, icl, no_context, truncated_icl
 from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
 from lit_cartridges.self_study.renderer import ChatRenderer
+from lit_cartridges.settings import Range, checked
 from lit_cartridges.text import text_ids
 
 PASSKEY_SYSTEMS = (*STREAMS, ICL, TRUNCATED_ICL, NO_CONTEXT)
@@ -62,7 +63,7 @@ class PasskeyLanguage(ABC):
         room = num_tokens - len(text_ids(tokenizer, statement))
         if room < 0:
             raise EvalError(
-                f"lengths: {num_tokens} tokens do not hold a key of {num_tokens - room}; give longer ones"
+                f"lengths={num_tokens}: so many tokens do not hold a key of {num_tokens - room}; give longer ones"
             )
         sentences: list[str] = []
         while True:
@@ -82,9 +83,8 @@ class EnglishPasskey(PasskeyLanguage):
         num_digits: of the number.
     """
 
-    def __init__(self, *, num_digits: int = 5) -> None:
-        if num_digits < 1:
-            raise EvalError(f"num_digits={num_digits} must be at least 1")
+    @checked
+    def __init__(self, *, num_digits: Annotated[int, Range(least=1, most=1_000)] = 5) -> None:
         self.num_digits = num_digits
 
     def filler(self, rng: random.Random) -> str:

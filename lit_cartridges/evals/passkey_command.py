@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jsonargparse.typing import SecretStr
@@ -27,25 +27,36 @@ from lit_cartridges.evals.table import aligned
 from lit_cartridges.evals.task import EvalError
 from lit_cartridges.models import load_config, load_model, load_tokenizer
 from lit_cartridges.self_study.renderer import ChatRenderer
+from lit_cartridges.settings import (
+    Count,
+    DeviceName,
+    DTypeName,
+    PositiveInt,
+    Range,
+    Share,
+    WriteJsonName,
+    checked,
+)
 from lit_cartridges.terminal import printable
 
 _CASCADE = CascadeOptions()
 
 
+@checked
 def passkey_command(
     *,
     model: str,
     language: PasskeyLanguage | None = None,
     systems: Sequence[str] = (*STREAMS, TRUNCATED_ICL),
-    lengths: Sequence[int] | None = None,
-    depths: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
-    samples: int = 5,
+    lengths: Sequence[Annotated[int, Range(least=1, most=1_000_000_000)]] | None = None,
+    depths: Sequence[Share] = (0.0, 0.25, 0.5, 0.75, 1.0),
+    samples: Count = 5,
     cascade: CascadeOptions = _CASCADE,
-    max_new_tokens: int = 24,
-    max_context_tokens: int | None = None,
-    out: str | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
+    max_new_tokens: PositiveInt = 24,
+    max_context_tokens: PositiveInt | None = None,
+    out: WriteJsonName | None = None,
+    dtype: DTypeName = "auto",
+    device: DeviceName = "auto",
     revision: str | None = None,
     token: SecretStr | str | None = None,
     trust_remote_code: bool = False,
@@ -82,8 +93,8 @@ def passkey_command(
     unknown = [system for system in systems if system not in PASSKEY_SYSTEMS]
     if unknown or not systems:
         raise EvalError(f"systems={list(systems)} must name some of {', '.join(PASSKEY_SYSTEMS)}")
-    if samples < 1 or not depths or any(not 0 <= depth <= 1 for depth in depths):
-        raise EvalError(f"samples={samples} must be at least 1, and depths={list(depths)} lie in 0..1")
+    if not depths or (lengths is not None and not lengths):
+        raise EvalError(f"depths={list(depths)}, lengths={lengths}: give at least one of each")
     hub: dict[str, Any] = {
         "revision": revision,
         "token": plain_token(token),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jsonargparse.typing import SecretStr
@@ -21,24 +21,34 @@ from lit_cartridges.evals.task import EvalError
 from lit_cartridges.models import load_config, load_model, load_tokenizer
 from lit_cartridges.self_study.corpus import Corpus, open_corpus
 from lit_cartridges.self_study.renderer import ChatRenderer
+from lit_cartridges.settings import (
+    DeviceName,
+    DTypeName,
+    PositiveInt,
+    Range,
+    ReadPath,
+    WriteJsonName,
+    checked,
+)
 from lit_cartridges.terminal import printable
 from lit_cartridges.text import text_ids
 
 _CASCADE = CascadeOptions()
 
 
+@checked
 def perplexity_command(
     *,
     model: str,
-    corpora: Sequence[Path | Corpus],
+    corpora: Sequence[ReadPath | Corpus],
     systems: Sequence[str] = STREAMING_SYSTEMS,
     cascade: CascadeOptions = _CASCADE,
-    num_tokens: int | None = None,
-    max_context_tokens: int | None = None,
+    num_tokens: Annotated[int, Range(least=2, most=2**31 - 1)] | None = None,
+    max_context_tokens: PositiveInt | None = None,
     plain: bool = False,
-    out: str | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
+    out: WriteJsonName | None = None,
+    dtype: DTypeName = "auto",
+    device: DeviceName = "auto",
     revision: str | None = None,
     token: SecretStr | str | None = None,
     trust_remote_code: bool = False,

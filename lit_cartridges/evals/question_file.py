@@ -11,6 +11,7 @@ from typing import Any
 from lit_cartridges.evals.choices import LETTERS, with_choices
 from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
 from lit_cartridges.file_content import is_text, named, one_line, parse_json
+from lit_cartridges.settings import PositiveInt, ReadFile, checked
 
 
 class QuestionFile(EvalTask):
@@ -26,14 +27,15 @@ class QuestionFile(EvalTask):
         EvalError: at construction, the file is missing or unreadable, or a record lacks a field; it names the line.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        path: str | Path,
+        path: ReadFile,
         question_field: str = "question",
         answer_field: str = "answer",
         choices_field: str = "choices",
-        limit: int | None = None,
+        limit: PositiveInt | None = None,
     ) -> None:
         self.path, self.limit = Path(path), limit
         self.question_field, self.answer_field, self.choices_field = (
@@ -41,12 +43,6 @@ class QuestionFile(EvalTask):
             answer_field,
             choices_field,
         )
-        if limit is not None and limit < 1:
-            raise EvalError(f"limit={limit} must be at least 1, or null for the whole file")
-        if not self.path.is_file():
-            raise EvalError(
-                f"path={str(self.path)!r}: no such file; give a .json or .jsonl file of questions"
-            )
         self._questions  # noqa: B018  read it now, so that a bad record fails early
 
     def questions(self) -> Sequence[EvalQuestion]:

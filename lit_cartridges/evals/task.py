@@ -8,10 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lit_cartridges.errors import CartridgesError
 from lit_cartridges.evals.choices import chosen_letter
 
 
-class EvalError(ValueError):
+class EvalError(CartridgesError, ValueError):
     """An evaluation that cannot work; the message names the setting, its value and what would work."""
 
 

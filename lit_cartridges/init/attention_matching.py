@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -14,8 +16,7 @@ from lit_cartridges.init.reference_windows import (
     require_positions,
 )
 from lit_cartridges.rotary import Rotary
-
-SELECT = ("attention", "omp")
+from lit_cartridges.settings import Count, PositiveFloat, PositiveInt, checked
 
 
 class AttentionMatching(InitStrategy):
@@ -47,26 +48,18 @@ class AttentionMatching(InitStrategy):
         keys_per_step: keys that a step of "omp" takes; the paper's is 1, and 4 where it hurries.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        select: str = "attention",
+        select: Literal["attention", "omp"] = "attention",
         bias: bool = True,
-        ridge: float = 1e-3,
-        window_tokens: int = 4096,
-        num_conversations: int = 8,
-        max_query_tokens: int = 512,
-        keys_per_step: int = 4,
+        ridge: PositiveFloat = 1e-3,
+        window_tokens: PositiveInt = 4096,
+        num_conversations: Count = 8,
+        max_query_tokens: PositiveInt = 512,
+        keys_per_step: PositiveInt = 4,
     ) -> None:
-        if select not in SELECT:
-            raise ValueError(f"init.select={select!r} must be one of {', '.join(SELECT)}")
-        if not ridge > 0:
-            raise ValueError(f"init.ridge={ridge} must be above 0; 1e-3 is a good start")
-        sizes = {"window_tokens": window_tokens, "num_conversations": num_conversations}
-        sizes |= {"max_query_tokens": max_query_tokens, "keys_per_step": keys_per_step}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"init.{name}={size} must be at least 1")
         self.select, self.bias, self.ridge = select, bias, ridge
         self.window_tokens, self.num_conversations = window_tokens, num_conversations
         self.max_query_tokens, self.keys_per_step = max_query_tokens, keys_per_step

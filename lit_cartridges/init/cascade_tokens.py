@@ -7,9 +7,10 @@ from dataclasses import replace
 import torch
 
 from lit_cartridges.cascade import cascade_prefill
-from lit_cartridges.cascade.options import CascadeOptions
+from lit_cartridges.cascade.options import CascadeOptions, Cascades, HeadReduction
 from lit_cartridges.init.init_strategy import InitContext, InitialTensors, InitStrategy
 from lit_cartridges.init.token_strategy import repeated
+from lit_cartridges.settings import NonNegativeInt, PositiveInt, Share, checked
 
 
 class CascadeTokens(InitStrategy):
@@ -28,23 +29,17 @@ class CascadeTokens(InitStrategy):
         head_reduction, shared_heads, ema_factor: as for `CascadingCache`.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        cascades: int = 4,
-        sink_tokens: int = 4,
-        stride_tokens: int = 512,
-        head_reduction: str = "max",
+        cascades: Cascades = 4,
+        sink_tokens: NonNegativeInt = 4,
+        stride_tokens: PositiveInt = 512,
+        head_reduction: HeadReduction = "max",
         shared_heads: bool = False,
-        ema_factor: float = 0.9999,
+        ema_factor: Share = 0.9999,
     ) -> None:
-        for name, value, least in (
-            ("cascades", cascades, 1),
-            ("sink_tokens", sink_tokens, 0),
-            ("stride_tokens", stride_tokens, 1),
-        ):
-            if value < least:
-                raise ValueError(f"init.{name}={value} must be at least {least}")
         self.options = CascadeOptions(
             cascades=cascades,
             sink_tokens=sink_tokens,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import warnings
 
+from transformers import PretrainedConfig
+
 from lit_cartridges.base_weights import other_weights
-from lit_cartridges.cartridge import Cartridge
+from lit_cartridges.cartridge import Cartridge, Fingerprint
+from lit_cartridges.errors import SettingError
 from lit_cartridges.init.init_strategy import InitContext, InitialTensors, InitStrategy
+from lit_cartridges.settings import checked
 
 
 class FromCartridge(InitStrategy):
@@ -21,8 +25,23 @@ class FromCartridge(InitStrategy):
         grow: the second strategy; None refuses a cartridge that is too short.
     """
 
+    @checked
     def __init__(self, *, path: str, grow: InitStrategy | None = None) -> None:
         self.path, self.grow = path, grow
+
+    def check_model(self, config: PretrainedConfig, num_tokens: int) -> None:
+        """See `InitStrategy.check_model`."""
+        cartridge = Cartridge.from_pretrained(self.path)
+        made_for = cartridge.provenance.fingerprint
+        if made_for and (differences := made_for.differences(Fingerprint.of_config(config))):
+            raise SettingError(
+                "the cartridge is of another model: cartridge against model, " + "; ".join(differences),
+                {"init.path": self.path},
+            )
+        if self.grow is None:
+            self._require_long_enough(cartridge.num_tokens, num_tokens)
+        else:
+            self.grow.check_model(config, num_tokens)
 
     def tensors(self, context: InitContext) -> InitialTensors:
         """See `InitStrategy.tensors`."""
@@ -34,14 +53,17 @@ class FromCartridge(InitStrategy):
         old = InitialTensors(*cartridge.tensors(), cartridge.biases())
         if old.num_tokens >= context.num_tokens:
             return old.positions(0, context.num_tokens)
-        if self.grow is None:
-            raise ValueError(
-                f"init.path={self.path!r} holds {old.num_tokens} positions, fewer than num_tokens="
-                f"{context.num_tokens}; set num_tokens to at most {old.num_tokens}, or init.grow to a strategy that "
-                "starts the others, such as FirstTokens"
-            )
+        self._require_long_enough(old.num_tokens, context.num_tokens)
+        assert self.grow is not None
         whole = self.grow.tensors(context)
         return old.followed_by(whole.positions(old.num_tokens, context.num_tokens))
+
+    def _require_long_enough(self, held: int, num_tokens: int) -> None:
+        if self.grow is None and held < num_tokens:
+            raise ValueError(
+                f"init.path={self.path!r} holds {held} positions, fewer than num_tokens={num_tokens}; set num_tokens to "
+                f"at most {held}, or init.grow to a strategy that starts the others, such as FirstTokens"
+            )
 
     def describe(self) -> str:
         """The class, the place, and the second strategy where there is one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -13,8 +15,7 @@ from lit_cartridges.init.reference_windows import (
     require_positions,
 )
 from lit_cartridges.rotary import Rotary
-
-QUERIES, PER = ("self_study", "corpus"), ("head", "layer")
+from lit_cartridges.settings import Count, PositiveInt, checked
 
 
 class ImportantTokens(InitStrategy):
@@ -34,23 +35,16 @@ class ImportantTokens(InitStrategy):
         max_query_tokens: of their tokens, at most so many become queries.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        queries: str = "self_study",
-        per: str = "head",
-        window_tokens: int = 4096,
-        num_conversations: int = 8,
-        max_query_tokens: int = 512,
+        queries: Literal["self_study", "corpus"] = "self_study",
+        per: Literal["head", "layer"] = "head",
+        window_tokens: PositiveInt = 4096,
+        num_conversations: Count = 8,
+        max_query_tokens: PositiveInt = 512,
     ) -> None:
-        if queries not in QUERIES:
-            raise ValueError(f"init.queries={queries!r} must be one of {', '.join(QUERIES)}")
-        if per not in PER:
-            raise ValueError(f"init.per={per!r} must be one of {', '.join(PER)}")
-        sizes = {"window_tokens": window_tokens, "num_conversations": num_conversations}
-        for name, size in (sizes | {"max_query_tokens": max_query_tokens}).items():
-            if size < 1:
-                raise ValueError(f"init.{name}={size} must be at least 1")
         self.queries, self.per = queries, per
         self.window_tokens, self.num_conversations = window_tokens, num_conversations
         self.max_query_tokens = max_query_tokens

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from lit_cartridges.steady_bar import SteadyBar
 
@@ -147,6 +147,13 @@ class InitStrategy(ABC):
 
         Raises:
             ValueError: the strategy cannot give ``num_tokens`` positions; the message says what would work.
+        """
+
+    def check_model(self, config: PretrainedConfig, num_tokens: int) -> None:  # noqa: B027 - most need nothing
+        """Checks settings against the model's config, before the model is loaded.
+
+        Raises:
+            ValueError: the strategy cannot start a cartridge of ``num_tokens`` positions for it.
         """
 
     def describe(self) -> str:

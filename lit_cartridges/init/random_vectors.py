@@ -11,6 +11,7 @@ from lit_cartridges.cartridge import Fingerprint
 from lit_cartridges.init.init_strategy import InitContext, InitialTensors, InitStrategy
 from lit_cartridges.init.token_strategy import repeated
 from lit_cartridges.prefill import prefill
+from lit_cartridges.settings import PositiveFloat, checked
 
 _WINDOWS = 8
 
@@ -26,11 +27,8 @@ class RandomVectors(InitStrategy):
         std: factor on the standard deviation.
     """
 
-    def __init__(self, *, scale: Literal["unit", "matched"] = "unit", std: float = 1.0) -> None:
-        if scale not in ("unit", "matched"):
-            raise ValueError(f"init.scale={scale!r} must be unit or matched")
-        if not 0 < std < float("inf"):
-            raise ValueError(f"init.std={std} must be above 0, and finite")
+    @checked
+    def __init__(self, *, scale: Literal["unit", "matched"] = "unit", std: PositiveFloat = 1.0) -> None:
         self.scale, self.std = scale, std
 
     def tensors(self, context: InitContext) -> InitialTensors:

@@ -6,6 +6,7 @@ import torch
 
 from lit_cartridges.init.init_strategy import InitContext
 from lit_cartridges.init.token_strategy import TokenStrategy
+from lit_cartridges.settings import PositiveInt, checked
 
 
 class SampledChunks(TokenStrategy):
@@ -19,9 +20,8 @@ class SampledChunks(TokenStrategy):
         in_order: keep the chunks in the order of the corpus; by default, as in the paper, they come in random order.
     """
 
-    def __init__(self, *, chunk_tokens: int = 64, in_order: bool = False) -> None:
-        if chunk_tokens < 1:
-            raise ValueError(f"init.chunk_tokens={chunk_tokens} must be at least 1; the paper's value is 64")
+    @checked
+    def __init__(self, *, chunk_tokens: PositiveInt = 64, in_order: bool = False) -> None:
         self.chunk_tokens, self.in_order = chunk_tokens, in_order
 
     def body_ids(self, context: InitContext, num_tokens: int) -> list[int]:

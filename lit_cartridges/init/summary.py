@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from transformers import GenerationConfig
@@ -13,6 +13,7 @@ from lit_cartridges.generation import generate_from_prefix
 from lit_cartridges.init.init_strategy import InitContext
 from lit_cartridges.init.token_strategy import TokenStrategy, repeated
 from lit_cartridges.prefill import prefill
+from lit_cartridges.settings import PositiveInt, Range, checked
 from lit_cartridges.text import text_ids
 
 _MAP_PROMPT = (
@@ -43,7 +44,7 @@ class Summary(TokenStrategy):
 
     Args:
         chunk_tokens: length of a chunk, at most two thirds of what the context holds beside the template.
-        shrink: a chunk's summary may take the chunk's length divided by this, or more where the cartridge has more
+        shrink: a chunk's summary may take the chunk's length divided by this, at least 2, or more where the cartridge has more
             room for each chunk.
         map_prompt: the user message that asks for the summary of a chunk of the corpus.
         reduce_prompt: the one that asks for a summary of summaries.
@@ -52,20 +53,15 @@ class Summary(TokenStrategy):
         ValueError: a chunk without a token, or summaries that do not shorten.
     """
 
+    @checked
     def __init__(
         self,
         *,
-        chunk_tokens: int = 2048,
-        shrink: int = 8,
+        chunk_tokens: PositiveInt = 2048,
+        shrink: Annotated[int, Range(least=2, most=2**31 - 1)] = 8,
         map_prompt: str = _MAP_PROMPT,
         reduce_prompt: str = _REDUCE_PROMPT,
     ) -> None:
-        if chunk_tokens < 1:
-            raise ValueError(
-                f"init.chunk_tokens={chunk_tokens} must be at least 1; 2048 works for most models"
-            )
-        if shrink < 2:
-            raise ValueError(f"init.shrink={shrink} must be at least 2, or summaries do not get shorter")
         self.chunk_tokens, self.shrink = chunk_tokens, shrink
         self.map_prompt, self.reduce_prompt = map_prompt, reduce_prompt
 

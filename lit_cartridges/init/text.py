@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lit_cartridges.errors import SettingError
 from lit_cartridges.init.init_strategy import InitContext
 from lit_cartridges.init.token_strategy import TokenStrategy, repeated
+from lit_cartridges.settings import ReadFileName, checked
 from lit_cartridges.text import text_ids
 
 
@@ -22,11 +24,10 @@ class Text(TokenStrategy):
         ValueError: neither or both are given, or there is no text there.
     """
 
-    def __init__(self, *, path: str | None = None, text: str | None = None) -> None:
+    @checked
+    def __init__(self, *, path: ReadFileName | None = None, text: str | None = None) -> None:
         if (path is None) == (text is None):
-            raise ValueError(f"init.path={path!r} and init.text={text!r}: give one of them")
-        if path is not None and not Path(path).is_file():
-            raise ValueError(f"init.path={path!r}: no such file; give a text file")
+            raise SettingError("give one of them", {"init.path": path, "init.text": text})
         try:
             self.text = Path(path).read_text(encoding="utf-8") if path is not None else str(text)
         except UnicodeDecodeError as error:

@@ -7,8 +7,8 @@ the corpus, or two that it states far apart.
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from lit_cartridges.commands.ending import run_command
+from lit_cartridges.commands.parsers import CommandParser, option
 from lit_cartridges.comparison.report import shown
 from lit_cartridges.comparison.results import Mean
 from lit_cartridges.evals.table import aligned
@@ -24,6 +26,7 @@ from lit_cartridges.pocket.questions import read
 from lit_cartridges.pocket.two_places import TwoPlacesCorpus
 from lit_cartridges.run_metrics import read_metrics
 from lit_cartridges.self_study.recording import Recording
+from lit_cartridges.settings import Count, PositiveInt, Processes, WriteFolder
 from lit_cartridges.training_processes import train_all
 
 _RECIPE = "pocket_two_places.yaml"
@@ -141,11 +144,22 @@ def conversation_figures(run: TaughtRun) -> dict[str, float]:
 
 def main(args: list[str] | None = None) -> None:
     """Trains what is not yet trained, prints the table, and writes all figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3, help="corpora (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=300, help="optimizer steps (default: %(default)s)")
-    parser.add_argument("--folder", type=Path, default=Path("runs/two_places"), help="(default: %(default)s)")
-    parser.add_argument("--processes", type=int, default=1, help="trainings at a time (default: %(default)s)")
+    prog = "python -m lit_cartridges.pocket.compare_teachers"
+    run_command(prog, sys.argv[1:] if args is None else args, _main)
+
+
+def _main(args: list[str]) -> None:
+    parser = CommandParser(description=__doc__)
+    parser.add_argument("--seeds", type=option(Count), default=3, help="corpora (default: %(default)s)")
+    parser.add_argument(
+        "--steps", type=option(PositiveInt), default=300, help="optimizer steps (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--folder", type=option(WriteFolder), default=Path("runs/two_places"), help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--processes", type=option(Processes), default=1, help="trainings at a time (default: %(default)s)"
+    )
     given = parser.parse_args(args)
     runs = [
         TaughtRun(teacher=teacher, seed=seed, max_steps=given.steps, base=given.folder)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 from lit_cartridges.pocket.world import Corpus as PocketText
 from lit_cartridges.pocket.world import World
 from lit_cartridges.self_study.corpus_base import Corpus, CorpusError, Document
+from lit_cartridges.settings import NonNegativeInt, Range, checked
+
+WorldTokens = Annotated[int, Range(least=1, most=10_000_000)]
 
 
 class WorldCorpus(Corpus):
@@ -24,12 +28,13 @@ class WorldCorpus(Corpus):
 
     world_class = World
 
+    @checked
     def __init__(
         self,
         *,
-        seed: int,
-        num_tokens: int,
-        index: int = 0,
+        seed: NonNegativeInt,
+        num_tokens: WorldTokens,
+        index: NonNegativeInt = 0,
         held_out: bool = True,
         part: tuple[int, int] = (0, 1),
     ) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from lit_cartridges.commands.ending import run_command
+from lit_cartridges.commands.parsers import CommandParser, option
 from lit_cartridges.pocket import SEED_PROMPTS, World, model_path
 from lit_cartridges.pocket.card import write_card
 from lit_cartridges.pocket.questions import read
 from lit_cartridges.pocket.reader import Reader
 from lit_cartridges.pocket.tokenizer import words
+from lit_cartridges.settings import Count, ReadModelFolder, WriteJsonName
 
 LENGTHS = (150, 500, 1000, 1500, 2000)
 """Corpus lengths in tokens at which the model is measured."""
@@ -123,12 +126,18 @@ def measure(reader: Reader, num_questions: int, quick: bool = False) -> dict[str
 
 def main(args: list[str] | None = None) -> None:
     """Prints the figures, and writes them where asked."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", help="folder of the model (default: the bundled one)")
-    parser.add_argument("--questions", type=int, default=600, help="questions per corpus length")
+    run_command("python -m lit_cartridges.pocket.measure", sys.argv[1:] if args is None else args, _main)
+
+
+def _main(args: list[str]) -> None:
+    parser = CommandParser(description=__doc__)
+    parser.add_argument(
+        "--model", type=option(ReadModelFolder), help="folder of the model (default: the bundled one)"
+    )
+    parser.add_argument("--questions", type=option(Count), default=600, help="questions per corpus length")
     parser.add_argument("--quick", action="store_true", help="fewer self-study chunks")
     parser.add_argument("--card", action="store_true", help="write the model's card into its folder")
-    parser.add_argument("--json", help="file for the figures")
+    parser.add_argument("--json", type=option(WriteJsonName), help="file for the figures")
     given = parser.parse_args(args)
     start = time.perf_counter()
     reader = load(given.model)

@@ -10,6 +10,7 @@ from lit_cartridges.evals.task import EvalError, EvalQuestion
 from lit_cartridges.pocket.language import ANSWER, FILLERS, QUESTIONS, STATEMENTS, Fact, state
 from lit_cartridges.pocket.vocabulary import ATTRIBUTE_OF, ATTRIBUTES, NAMES, VALUES
 from lit_cartridges.pocket.world import is_held_out
+from lit_cartridges.settings import PositiveInt, checked
 
 
 class PocketPasskey(PasskeyLanguage):
@@ -21,7 +22,8 @@ class PocketPasskey(PasskeyLanguage):
         num_facts: "digits" of the key, 1 to 6.
     """
 
-    def __init__(self, *, num_facts: int = 4) -> None:
+    @checked
+    def __init__(self, *, num_facts: PositiveInt = 4) -> None:
         most = min(len(attributes) for attributes in ATTRIBUTES.values())
         if not 1 <= num_facts <= most:
             raise EvalError(f"num_facts={num_facts} must lie in 1..{most}")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
-from lit_cartridges.pocket.corpus import WorldCorpus
+from lit_cartridges.pocket.corpus import WorldCorpus, WorldTokens
 from lit_cartridges.pocket.questions import Question
+from lit_cartridges.settings import Count, NonNegativeInt, checked
 
 
 class PocketQuestions(EvalTask):
@@ -23,19 +24,18 @@ class PocketQuestions(EvalTask):
 
     corpus_class = WorldCorpus
 
+    @checked
     def __init__(
         self,
         *,
-        seed: int,
-        num_tokens: int,
-        num_questions: int = 100,
-        index: int = 0,
+        seed: NonNegativeInt,
+        num_tokens: WorldTokens,
+        num_questions: Count = 100,
+        index: NonNegativeInt = 0,
         held_out: bool = True,
         part: tuple[int, int] = (0, 1),
-        question_seed: int = 0,
+        question_seed: NonNegativeInt = 0,
     ) -> None:
-        if num_questions < 1:
-            raise EvalError(f"num_questions={num_questions} must be at least 1")
         self.corpus = self.corpus_class(
             seed=seed, num_tokens=num_tokens, index=index, held_out=held_out, part=part
         )

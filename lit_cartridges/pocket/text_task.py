@@ -12,6 +12,7 @@ from lit_cartridges.pocket.questions import Question, ask_fact
 from lit_cartridges.pocket.statements import read_corpus
 from lit_cartridges.pocket.tokenizer import unknown_words
 from lit_cartridges.pocket.world import Corpus
+from lit_cartridges.settings import Count, NonNegativeInt, ReadFileName, checked
 
 
 class TextQuestions(EvalTask):
@@ -26,9 +27,8 @@ class TextQuestions(EvalTask):
         EvalError: no such file, a word that the language does not have, or no statement of it.
     """
 
-    def __init__(self, *, path: str, num_questions: int = 100, seed: int = 0) -> None:
-        if num_questions < 1:
-            raise EvalError(f"num_questions={num_questions} must be at least 1")
+    @checked
+    def __init__(self, *, path: ReadFileName, num_questions: Count = 100, seed: NonNegativeInt = 0) -> None:
         self.path, self.num_questions, self.seed = Path(path), num_questions, seed
         self.corpus = pocket_text(self.path)
 

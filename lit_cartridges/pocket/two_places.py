@@ -8,12 +8,13 @@ from functools import cached_property
 from itertools import product
 
 from lit_cartridges.evals.task import EvalError, EvalQuestion
-from lit_cartridges.pocket.corpus import WorldCorpus
+from lit_cartridges.pocket.corpus import WorldCorpus, WorldTokens
 from lit_cartridges.pocket.language import STATEMENTS, Fact, state
 from lit_cartridges.pocket.questions import Question, ask_list
 from lit_cartridges.pocket.task import PocketQuestions
 from lit_cartridges.pocket.vocabulary import ATTRIBUTE_OF
 from lit_cartridges.pocket.world import RESTATED, Corpus, Sentence, World, assemble
+from lit_cartridges.settings import Count, NonNegativeInt, checked
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class TwoPlacesWorld(World):
     The second half takes the names in another order. A fact that is stated again is so in its own half.
     """
 
-    def corpus(self, num_tokens: int, index: int = 0) -> TwoPlacesText:
+    def corpus(self, num_tokens: int, index: NonNegativeInt = 0) -> TwoPlacesText:
         """See `World.corpus`."""
         if num_tokens < 2:
             raise ValueError(f"num_tokens must be at least 2, got {num_tokens}")
@@ -99,16 +100,17 @@ class TwoPlacesQuestions(PocketQuestions):
     corpus_class = TwoPlacesCorpus
     corpus: TwoPlacesCorpus
 
+    @checked
     def __init__(
         self,
         *,
-        seed: int,
-        num_tokens: int,
-        num_questions: int = 100,
-        index: int = 0,
+        seed: NonNegativeInt,
+        num_tokens: WorldTokens,
+        num_questions: Count = 100,
+        index: NonNegativeInt = 0,
         held_out: bool = True,
         part: tuple[int, int] = (0, 1),
-        question_seed: int = 0,
+        question_seed: NonNegativeInt = 0,
         two_facts: bool = True,
     ) -> None:
         super().__init__(

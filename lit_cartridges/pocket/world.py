@@ -85,7 +85,7 @@ class World:
     ):
         index, shares = part
         if not 0 <= index < shares:
-            raise ValueError(f"part must be (i, n) with 0 <= i < n, got {part}")
+            raise ValueError(f"part={list(part)}: must be [i, n] with 0 <= i < n")
         self.seed, self.held_out, self.part = seed, held_out, part
         self._attributes = {
             kind: [a for a in known if attributes is None or a in attributes]

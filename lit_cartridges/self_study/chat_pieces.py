@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lit_cartridges.errors import CartridgesError
 from lit_cartridges.self_study.chat_rendering import rendered_chat
 from lit_cartridges.text import Markup, TextEncoder
 from lit_cartridges.text.control_tokens import has_chat_template, is_mistral_common
@@ -15,7 +16,7 @@ from lit_cartridges.text.control_tokens import has_chat_template, is_mistral_com
 _CHUNK, _USER, _ANSWER, _NEXT_USER = (f"XqStandIn{name}Qx" for name in ("Chunk", "User", "Answer", "Next"))
 
 
-class RendererError(ValueError):
+class RendererError(CartridgesError, ValueError):
     """A chat template or system template that cannot be used."""
 
 

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_cartridges.errors import CartridgesError
+from lit_cartridges.settings import PositiveInt, checked
 
-class ChunkerError(ValueError):
+
+class ChunkerError(CartridgesError, ValueError):
     """Chunk bounds that cannot work."""
 
 
@@ -36,18 +39,19 @@ class TokenChunker:
     length), an eighth for the default bounds.
     """
 
-    def __init__(self, *, min_tokens: int = 512, max_tokens: int = 4096) -> None:
+    @checked
+    def __init__(self, *, min_tokens: PositiveInt = 512, max_tokens: PositiveInt = 4096) -> None:
         """
         Args:
             min_tokens: shortest chunk; a corpus no longer than this is always taken whole.
             max_tokens: longest chunk.
 
         Raises:
-            ChunkerError: bounds that are not 1 <= min_tokens <= max_tokens.
+            SettingError, ChunkerError: bounds that are not 1 <= min_tokens <= max_tokens.
         """
-        if not 1 <= min_tokens <= max_tokens:
+        if min_tokens > max_tokens:
             raise ChunkerError(
-                f"min_tokens={min_tokens}, max_tokens={max_tokens}: set 1 <= min_tokens <= max_tokens (the "
+                f"min_tokens={min_tokens}, max_tokens={max_tokens}: the shortest chunk is longer than the longest (the "
                 "paper: 512, 4096)"
             )
         self.min_tokens, self.max_tokens = min_tokens, max_tokens
@@ -94,9 +98,7 @@ class TokenChunker:
         if longest + reserved_tokens <= max_positions:
             return
         room = max_positions - reserved_tokens
-        mend = (
-            f"set max_tokens to at most {room}" if room >= 1 else "shorten max_new_tokens or num_rounds first"
-        )
+        mend = f"chunks may have at most {room}" if room >= 1 else "shorten the conversation first"
         raise ChunkerError(
             f"max_tokens={self.max_tokens}: a chunk of {longest} tokens and {reserved_tokens} tokens of "
             f"conversation do not fit the model's {max_positions} positions; {mend}"

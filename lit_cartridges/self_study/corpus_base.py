@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_cartridges.errors import CartridgesError
 from lit_cartridges.file_content import is_text, one_line
 from lit_cartridges.text import text_ids
 
 
-class CorpusError(ValueError):
+class CorpusError(CartridgesError, ValueError):
     """A corpus that cannot be read, or that is empty."""
 
 

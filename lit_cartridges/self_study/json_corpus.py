@@ -8,6 +8,7 @@ from typing import Any
 
 from lit_cartridges.file_content import one_line, parse_json
 from lit_cartridges.self_study.corpus_base import Corpus, CorpusError, Document
+from lit_cartridges.settings import checked
 
 
 class JsonCorpus(Corpus):
@@ -16,6 +17,7 @@ class JsonCorpus(Corpus):
     Records that are plain strings are documents as they stand.
     """
 
+    @checked
     def __init__(self, *, path: str | Path, field: str = "text", encoding: str = "utf-8") -> None:
         """
         Args:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lit_cartridges.self_study.corpus_base import Corpus, CorpusError, Document
+from lit_cartridges.settings import checked
 
 _log = logging.getLogger(__name__)
 _FOLDER_PATTERNS = (
@@ -32,6 +33,7 @@ _BINARY_PROBE_BYTES = 8192
 class TextCorpus(Corpus):
     """One text file, one document."""
 
+    @checked
     def __init__(self, *, path: str | Path, encoding: str = "utf-8") -> None:
         """
         Args:
@@ -48,6 +50,7 @@ class TextCorpus(Corpus):
 class FolderCorpus(Corpus):
     """The files below a folder that match a pattern, sorted by path; hidden and binary ones are skipped."""
 
+    @checked
     def __init__(
         self, *, path: str | Path, patterns: Sequence[str] = _FOLDER_PATTERNS, encoding: str = "utf-8"
     ) -> None:
@@ -90,6 +93,7 @@ class FolderCorpus(Corpus):
 class MarkdownCorpus(Corpus):
     """A Markdown file, one document per top-level heading (`# …`); front matter between `---` lines is dropped."""
 
+    @checked
     def __init__(self, *, path: str | Path, encoding: str = "utf-8") -> None:
         """
         Args:

@@ -34,7 +34,10 @@ def require_room(synthesizer: Synthesizer, config: PretrainedConfig, *, read_aga
     corpus_tokens = len(synthesizer.corpus_ids)
     if not synthesizer.corpus_before_chunk:
         if read_again or not teacher.reads_any_length:
-            chunker.validate(limit, synthesizer.reserved_tokens, corpus_tokens=corpus_tokens)
+            try:
+                chunker.validate(limit, synthesizer.reserved_tokens, corpus_tokens=corpus_tokens)
+            except ChunkerError as error:
+                raise _no_room(synthesizer, error) from error
         return
     context_tokens = len(synthesizer.corpus_context)
     in_front = teacher.prefix_positions(context_tokens)
@@ -47,3 +50,15 @@ def require_room(synthesizer: Synthesizer, config: PretrainedConfig, *, read_aga
             f"(max_tokens={chunker.max_tokens}) and a conversation {talk}, and the model has {limit}; give a LocalTeacher a "
             f"cascade with total_tokens of at most {max(limit - chunk - talk, 0)}, or lower max_tokens"
         )
+
+
+def _no_room(synthesizer: Synthesizer, error: ChunkerError) -> ChunkerError:
+    """With the names of the settings, which the chunker does not know."""
+    settings = {
+        "max_chunk_tokens": synthesizer.chunker.max_tokens,
+        "num_rounds": synthesizer.num_rounds,
+        "question_max_tokens": synthesizer.question.max_new_tokens,
+        "answer_max_tokens": synthesizer.answer.max_new_tokens,
+    }
+    named = ", ".join(f"{name}={value}" for name, value in settings.items())
+    return ChunkerError(f"{named}: lower one of these: {str(error).partition(': ')[2]}")

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 
+from lit_cartridges.errors import CartridgesError
+
 SeedPrompts = dict[str, list[str]]
 
 
-class SeedPromptError(ValueError):
+class SeedPromptError(CartridgesError, ValueError):
     """Seed prompts that cannot be found or used."""
 
 
@@ -112,8 +114,7 @@ def resolve_seed_prompts(source: str | Mapping[str, Sequence[str]] = "paper") ->
 def _checked(prompts: object, source: str) -> SeedPrompts:
     if not isinstance(prompts, Mapping) or not prompts:
         raise SeedPromptError(
-            f"seed_prompts from {source} must map each kind to a list of wordings, got "
-            f"{type(prompts).__name__}"
+            f"seed_prompts={source}: must map each kind to a list of wordings, got {type(prompts).__name__}"
         )
     for kind, wordings in prompts.items():
         if (
@@ -122,7 +123,7 @@ def _checked(prompts: object, source: str) -> SeedPrompts:
             or not all(isinstance(w, str) and w.strip() for w in wordings)
         ):
             raise SeedPromptError(
-                f"seed_prompts[{kind!r}] from {source} must be a list of at least one wording"
+                f"seed_prompts={source}: its {kind!r} must be a list of at least one wording"
             )
     return {str(kind): list(wordings) for kind, wordings in prompts.items()}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from lit_cartridges.self_study.dialogue import Dialogue
 from lit_cartridges.self_study.recording import tokenizer_fingerprint
 from lit_cartridges.self_study.renderer import ChatRenderer, user
 from lit_cartridges.self_study.seed_prompts import resolve_seed_prompts
+from lit_cartridges.settings import Count, NonNegativeInt, PositiveShare, Range, Share, checked
 from lit_cartridges.teachers.teacher import Completion, Sampling, Teacher, TeacherError
 
 COUNTS = ("made", "empty_questions", "empty_answers", "cut_questions", "cut_answers")
@@ -34,6 +35,7 @@ class Synthesizer:
     leave alone what is not in its corpus.
     """
 
+    @checked
     def __init__(
         self,
         *,
@@ -42,15 +44,15 @@ class Synthesizer:
         renderer: ChatRenderer,
         teacher: Teacher,
         seed_prompts: str | Mapping[str, Sequence[str]] = "paper",
-        seed: int = 0,
-        conversations_per_group: int = 16,
-        num_rounds: int = 1,
+        seed: Annotated[int, Range(least=0)] = 0,
+        conversations_per_group: Count = 16,
+        num_rounds: Count = 1,
         question: Sampling | None = None,
         answer: Sampling | None = None,
-        top_k: int = 20,
-        min_mass: float = 0.99,
+        top_k: NonNegativeInt = 20,
+        min_mass: PositiveShare = 0.99,
         off_corpus_ids: NDArray[np.int32] | None = None,
-        off_corpus_share: float = 0.0,
+        off_corpus_share: Share = 0.0,
         corpus_sha256: str = "",
         corpus_before_chunk: bool = False,
     ) -> None:
@@ -78,21 +80,10 @@ class Synthesizer:
         Raises:
             ValueError, TeacherError: settings that cannot work, before anything is generated.
         """
-        for name, value in (("conversations_per_group", conversations_per_group), ("num_rounds", num_rounds)):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        if seed < 0:
-            raise ValueError(f"seed={seed} must be 0 or more")
-        if not 0.0 <= off_corpus_share <= 1.0:
-            raise ValueError(
-                f"off_corpus_share={off_corpus_share} must lie in 0..1; the published value is 0.05"
-            )
         if off_corpus_share and (off_corpus_ids is None or not len(off_corpus_ids)):
             raise ValueError(
                 f"off_corpus_share={off_corpus_share} needs off_corpus_ids; give other text, or set it to 0"
             )
-        if not 0.0 < min_mass <= 1.0:
-            raise ValueError(f"min_mass={min_mass} must lie in (0, 1]; the paper's value is 0.99")
         if not len(corpus_ids):
             raise ValueError("corpus_ids is empty: give a corpus with some text in it")
         teacher.validate(len(renderer.tokenizer), top_k)

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_cartridges.errors import CartridgesError
 from lit_cartridges.teachers.top_logprobs import TopLogprobs
 
 Scalar = str | int | float
 ROLES = ("system", "user", "assistant")
 
 
-class ConversationError(ValueError):
+class ConversationError(CartridgesError, ValueError):
     """A conversation that does not hold together."""
 
 

@@ -31,6 +31,7 @@ from lit_cartridges.cascade import cascade_prefill
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.generation import generate_from_prefix, left_padded
 from lit_cartridges.prefill import prefill
+from lit_cartridges.settings import Count, checked
 from lit_cartridges.teachers.teacher import Completion, Sampling, Teacher, TeacherError
 from lit_cartridges.teachers.top_logprobs import TopLogprobs
 
@@ -49,9 +50,8 @@ class LocalTeacher(Teacher):
             kept displaces none of it.
     """
 
-    def __init__(self, *, max_rows: int = 64, cascade: CascadeOptions | None = None) -> None:
-        if max_rows < 1:
-            raise ValueError(f"max_rows={max_rows} must be at least 1")
+    @checked
+    def __init__(self, *, max_rows: Count = 64, cascade: CascadeOptions | None = None) -> None:
         self.max_rows, self.cascade = max_rows, cascade
         self.reads_any_length = cascade is not None
         self._model: PreTrainedModel | None = None

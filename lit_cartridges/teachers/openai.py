@@ -9,13 +9,16 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
+from lit_cartridges.settings import PositiveFloat, Range, checked
 from lit_cartridges.teachers.served_model import ServedModelCheck
 from lit_cartridges.teachers.server_dispatch import Call, ServerDispatch
 from lit_cartridges.teachers.server_faults import FaultLog
 from lit_cartridges.teachers.server_reply import Asked
 from lit_cartridges.teachers.teacher import Completion, Sampling, Teacher, TeacherError
+
+Seconds = Annotated[float, Range(least=0, most=86_400)]
 
 
 class OpenAITeacher(Teacher):
@@ -30,6 +33,7 @@ class OpenAITeacher(Teacher):
     as an empty completion, counted as ``refused_prompts``: one prompt that a server cannot answer must not end a run.
     """
 
+    @checked
     def __init__(
         self,
         *,
@@ -37,11 +41,11 @@ class OpenAITeacher(Teacher):
         model: str,
         api_key_env: str = "OPENAI_API_KEY",
         same_model: bool = True,
-        max_requests_in_flight: int = 32,
-        timeout_s: float = 120.0,
-        max_retries: int = 9,
-        backoff_s: float = 0.5,
-        server_down_s: float = 10.0,
+        max_requests_in_flight: Annotated[int, Range(least=1, most=10_000)] = 32,
+        timeout_s: PositiveFloat = 120.0,
+        max_retries: Annotated[int, Range(least=0, most=1_000)] = 9,
+        backoff_s: Seconds = 0.5,
+        server_down_s: Seconds = 10.0,
     ) -> None:
         """
         Args:
@@ -58,17 +62,12 @@ class OpenAITeacher(Teacher):
             server_down_s: how long a server that fails is left out while others are up, doubled each time running.
 
         Raises:
-            TeacherError: settings that cannot work.
+            SettingError, TeacherError: settings that cannot work.
         """
         urls = [base_urls] if isinstance(base_urls, str) else list(base_urls)
         if not urls or not all(url.startswith(("http://", "https://")) for url in urls):
             raise TeacherError(
                 f"base_urls={base_urls!r} must name servers such as 'http://localhost:8000/v1'"
-            )
-        if max_requests_in_flight < 1 or max_retries < 0 or timeout_s <= 0 or backoff_s < 0:
-            raise TeacherError(
-                f"max_requests_in_flight={max_requests_in_flight} and timeout_s={timeout_s} must be above "
-                f"0, max_retries={max_retries} and backoff_s={backoff_s} not below it"
             )
         self.base_urls = [
             url.rstrip("/") if url.rstrip("/").endswith("/v1") else f"{url.rstrip('/')}/v1" for url in urls

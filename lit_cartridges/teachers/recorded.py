@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lit_cartridges.settings import Count, checked
 from lit_cartridges.teachers.conversation import Conversation
 from lit_cartridges.teachers.conversation_file import conversation_files, read_conversations
 from lit_cartridges.teachers.tokenizer_check import RecordingError, check_tokenizer
@@ -18,12 +19,13 @@ class RecordedConversations:
     Files are looked for at once, and read at the first use.
     """
 
+    @checked
     def __init__(
         self,
         path: str | Path,
         *,
         tokenizer: Any = None,
-        conversations_per_group: int | None = None,
+        conversations_per_group: Count | None = None,
         vocab_size: int | None = None,
     ) -> None:
         """
@@ -37,10 +39,6 @@ class RecordedConversations:
         Raises:
             RecordingError: no recording at `path`, or a group size below 1.
         """
-        if conversations_per_group is not None and conversations_per_group < 1:
-            raise RecordingError(
-                f"conversations_per_group={conversations_per_group} must be at least 1, or left out"
-            )
         self.path = Path(path)
         self.tokenizer = tokenizer
         self.conversations_per_group, self.vocab_size = conversations_per_group, vocab_size

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PretrainedConfig
 
+from lit_cartridges.errors import CartridgesError
+from lit_cartridges.settings import PositiveInt, Temperature, check_fields
 from lit_cartridges.teachers.top_logprobs import TopLogprobs
 
 __all__ = ["Completion", "Sampling", "Teacher", "TeacherError", "TopLogprobs"]
 
 
-class TeacherError(RuntimeError):
+class TeacherError(CartridgesError, RuntimeError):
     """A teacher cannot do what it was asked, or returns nothing of use."""
 
 
@@ -29,14 +31,11 @@ class Sampling:
         max_new_tokens: the longest reply, its stop token included.
     """
 
-    temperature: float = 0.0
-    max_new_tokens: int = 1024
+    temperature: Temperature = 0.0
+    max_new_tokens: PositiveInt = 1024
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature={self.temperature} must be 0 (greedy) or a positive number")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={self.max_new_tokens} must be at least 1")
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
+from lit_cartridges.errors import CartridgesError
 from lit_cartridges.text.control_tokens import control_tokens, is_mistral_common
 from lit_cartridges.text.twins import FastTwin, NoTwin, SlowTwin
 
@@ -15,7 +16,7 @@ from lit_cartridges.text.twins import FastTwin, NoTwin, SlowTwin
 _ANCHORS = (".", "a", "1")
 
 
-class TextError(ValueError):
+class TextError(CartridgesError, ValueError):
     """A text whose names of special tokens cannot be kept text."""
 
 

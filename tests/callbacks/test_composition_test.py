@@ -90,7 +90,7 @@ def test_all_sinks_can_be_kept(tmp_path, model_folder, corpus):
 @pytest.mark.parametrize(
     ("other", "options", "message"),
     [
-        (None, {}, "missing holds no cartridge.safetensors"),
+        (None, {}, "missing' holds no cartridge.safetensors"),
         ({"architecture": "qwen3"}, {}, r"others: .*theirs .*does not fit .*head_dim: 16 against 8"),
         (
             {"num_tokens": 490},

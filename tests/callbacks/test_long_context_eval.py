@@ -14,7 +14,6 @@ from lit_cartridges.callbacks.long_context_eval import LongContextEval
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.system import of_cartridge
-from lit_cartridges.evals.task import EvalError
 from tests.evals.words import Answered, WordTask
 from tests.tiny_run import (
     SaveAt,
@@ -178,7 +177,7 @@ def test_a_resumed_run_goes_on_with_the_history(tmp_path, model_folder, corpus, 
 def test_what_cannot_work_fails_before_the_model_is_loaded(tmp_path, model_folder, corpus, options, message):
     recorded = save_recording(tmp_path / "recorded.parquet", corpus=corpus)
     module, data = new_module(model_folder), new_data(corpus, recorded=recorded)
-    with pytest.raises(EvalError, match=message):
+    with pytest.raises(ValueError, match=message):
         new_trainer(tmp_path, callback_of(**options), max_steps=1).fit(module, data)
     assert module.student is None
 

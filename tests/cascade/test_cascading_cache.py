@@ -277,7 +277,7 @@ def test_size_stays_fixed(llama):
         ({"head_reduction": "sum"}, "head_reduction='sum'; choose one of mean, max, median"),
         ({"ema_factor": 1.5}, "ema_factor=1.5"),
         ({"stride_tokens": 0}, "stride_tokens=0"),
-        ({"stride_tokens": 500}, "needs positions up to 519.*max_position_embeddings=512"),
+        ({"stride_tokens": 500}, "need positions up to 519.*max_position_embeddings=512"),
     ],
 )
 def test_settings_that_cannot_work(llama, options, message):

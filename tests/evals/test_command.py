@@ -105,7 +105,7 @@ def test_a_corpus_beyond_the_context_is_streamed(tmp_path, model_folder, capsys)
         ({}, "nothing to evaluate"),
         ({"systems": ["no_context", "icl"], "model": "m"}, "icl needs the corpus; set corpus"),
         ({"cartridges": ["a"], "compose": True}, "compose=true needs at least 2 cartridges, got 1"),
-        ({"cartridges": ["nowhere"]}, r"nowhere holds no cartridge\.safetensors"),
+        ({"cartridges": ["nowhere"]}, r"nowhere' holds no cartridge\.safetensors"),
         ({"systems": ["no_context"]}, "no cartridge names its model; set model"),
         ({"systems": ["no_context"], "task": Answered([])}, "task=Answered gives no questions"),
         ({"systems": ["icl"], "model": "m", "corpus": "nowhere.txt"}, "no such file"),

@@ -78,12 +78,12 @@ def test_pocket_digits_are_value_words_and_two_of_them_are_none():
 def test_settings_that_cannot_be():
     with pytest.raises(EvalError, match=r"num_facts=7 must lie in 1\.\.6"):
         PocketPasskey(num_facts=7)
-    with pytest.raises(EvalError, match="num_digits=0"):
+    with pytest.raises(ValueError, match="num_digits=0"):
         EnglishPasskey(num_digits=0)
-    with pytest.raises(EvalError, match="lengths: 5 tokens do not hold a key"):
+    with pytest.raises(EvalError, match="lengths=5: so many tokens do not hold a key"):
         PocketPasskey().sample(one_token_per_word(), num_tokens=5, depth=0.5, seed=0)
     for options in ({"systems": ["rag"]}, {"samples": 0}, {"depths": [1.5]}, {"lengths": [4]}):
-        with pytest.raises(EvalError, match=r"systems=|samples=0|depths=|lengths: 4"):
+        with pytest.raises(ValueError, match=r"systems=|samples=0|depths=|lengths=4"):
             passkey_command(model=POCKET, language=PocketPasskey(), cascade=SMALL, **options)
 
 

@@ -135,7 +135,7 @@ def test_the_command_scores_files_behind_the_chats_opening(tmp_path, saved, caps
             "total_tokens=30 does not leave 4 equal",
         ),
         ({"corpora": ["nowhere.txt"]}, "no such file"),
-        ({"num_tokens": 1}, "there is no text to score"),
+        ({"num_tokens": 1}, "num_tokens=1 must be at least 2"),
     ],
 )
 def test_bad_settings_are_told_before_a_model_is_loaded(tmp_path, saved, monkeypatch, options, message):

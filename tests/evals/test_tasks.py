@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from lit_cartridges.errors import SettingError
 from lit_cartridges.evals.choices import chosen_letter
 from lit_cartridges.evals.longhealth import LongHealth, LongHealthCorpus
 from lit_cartridges.evals.question_file import QuestionFile
@@ -143,12 +144,12 @@ def test_a_bad_file_is_told_where(tmp_path, name, text, message):
 
 
 def test_a_missing_or_foreign_file(tmp_path):
-    with pytest.raises(EvalError, match="no such file"):
+    with pytest.raises(SettingError, match="no such file"):
         QuestionFile(path=tmp_path / "x.jsonl")
     (tmp_path / "x.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(EvalError, match="cannot be read as UTF-8"):
         QuestionFile(path=tmp_path / "x.jsonl")
-    with pytest.raises(EvalError, match="limit=0"):
+    with pytest.raises(SettingError, match="limit=0"):
         QuestionFile(path=tmp_path / "x.jsonl", limit=0)
     (tmp_path / "x.jsonl").write_text("\n")
     with pytest.raises(EvalError, match=r"task=QuestionFile x\.jsonl gives no questions"):

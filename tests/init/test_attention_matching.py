@@ -225,9 +225,9 @@ def test_it_needs_conversations(llama):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"select": "best"}, "init.select='best' must be one of attention, omp"),
-        ({"ridge": 0.0}, "init.ridge=0.0 must be above 0"),
-        ({"keys_per_step": 0}, "init.keys_per_step=0 must be at least 1"),
+        ({"select": "best"}, "select='best' must be one of attention, omp"),
+        ({"ridge": 0.0}, "ridge=0.0 must be above 0"),
+        ({"keys_per_step": 0}, "keys_per_step=0 must be at least 1"),
     ],
 )
 def test_settings_that_cannot_work_are_named(settings, message):

@@ -56,5 +56,5 @@ def test_no_room_behind_the_opening_is_refused(llama):
 @pytest.mark.parametrize("option", [{"cascades": 0}, {"sink_tokens": -1}, {"stride_tokens": 0}])
 def test_sizes_that_cannot_be_are_refused(option):
     name, value = next(iter(option.items()))
-    with pytest.raises(ValueError, match=f"init.{name}={value} must be at least"):
+    with pytest.raises(ValueError, match=f"{name}={value} must be at least"):
         CascadeTokens(**option)

@@ -163,10 +163,10 @@ def test_conversations_that_fill_the_context_are_refused(llama):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"queries": "mine"}, "init.queries='mine' must be one of self_study, corpus"),
-        ({"per": "token"}, "init.per='token' must be one of head, layer"),
-        ({"window_tokens": 0}, "init.window_tokens=0 must be at least 1"),
-        ({"num_conversations": 0}, "init.num_conversations=0 must be at least 1"),
+        ({"queries": "mine"}, "queries='mine' must be one of self_study, corpus"),
+        ({"per": "token"}, "per='token' must be one of head, layer"),
+        ({"window_tokens": 0}, "window_tokens=0 must be at least 1"),
+        ({"num_conversations": 0}, "num_conversations=0 must be at least 1"),
     ],
 )
 def test_settings_that_cannot_work_are_named(settings, message):

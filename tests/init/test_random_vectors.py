@@ -63,9 +63,9 @@ def test_a_corpus_shorter_than_the_cartridge_is_measured_whole(llama):
 
 @pytest.mark.parametrize("std", [0.0, -1.0, float("nan"), float("inf")])
 def test_bad_settings_are_refused(std):
-    with pytest.raises(ValueError, match=f"init.std={std} must be above 0, and finite"):
+    with pytest.raises(ValueError, match=f"std={std} must be"):
         RandomVectors(std=std)
-    with pytest.raises(ValueError, match="init.scale='head' must be unit or matched"):
+    with pytest.raises(ValueError, match="scale='head' must be one of unit, matched"):
         RandomVectors(scale="head")
 
 

@@ -128,9 +128,9 @@ def test_the_tensors_are_the_prefill_of_what_the_model_wrote(llama):
 
 
 def test_bad_settings_are_named(llama):
-    with pytest.raises(ValueError, match="init.chunk_tokens=0 must be at least 1"):
+    with pytest.raises(ValueError, match="chunk_tokens=0 must be at least 1"):
         Summary(chunk_tokens=0)
-    with pytest.raises(ValueError, match="init.shrink=1 must be at least 2"):
+    with pytest.raises(ValueError, match="shrink=1 must be at least 2"):
         Summary(shrink=1)
     with pytest.raises(
         ValueError, match=r"the prompt of 602 tokens .* leave -92 of max_position_embeddings=512"

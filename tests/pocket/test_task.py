@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lit_cartridges.errors import SettingError
 from lit_cartridges.evals.task import EvalError
 from lit_cartridges.pocket import World
 from lit_cartridges.pocket.corpus import WorldCorpus
@@ -56,10 +57,10 @@ def test_two_parts_share_no_name():
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
-        ({"num_questions": 0}, EvalError, "num_questions=0"),
+        ({"num_questions": 0}, SettingError, "num_questions=0"),
         ({"num_tokens": 4}, EvalError, "num_tokens=4: so short a corpus states no fact"),
-        ({"num_tokens": 0}, CorpusError, "num_tokens must be positive, got 0"),
-        ({"part": (2, 2)}, CorpusError, "part must be"),
+        ({"num_tokens": 0}, SettingError, "num_tokens=0 must be at least 1"),
+        ({"part": (2, 2)}, CorpusError, "part=.* must be"),
     ],
 )
 def test_bad_settings(settings, error, message):

@@ -62,5 +62,5 @@ def test_a_text_that_cannot_be_asked_about_says_why(tmp_path, text, told):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(EvalError, match="nowhere.txt"):
+    with pytest.raises(ValueError, match="path=.*nowhere.txt"):
         TextQuestions(path=str(tmp_path / "nowhere.txt"))

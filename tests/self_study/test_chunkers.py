@@ -42,7 +42,7 @@ def test_a_short_corpus_is_taken_whole(tokens):
 
 @pytest.mark.parametrize(("shortest", "longest"), [(0, 5), (6, 5)])
 def test_bad_bounds(shortest, longest):
-    with pytest.raises(ChunkerError, match=f"min_tokens={shortest}, max_tokens={longest}"):
+    with pytest.raises(ValueError, match=f"min_tokens={shortest}"):
         TokenChunker(min_tokens=shortest, max_tokens=longest)
 
 
@@ -55,7 +55,7 @@ def test_a_chunk_longer_than_the_context():
     chunker = TokenChunker(min_tokens=512, max_tokens=4096)
     chunker.validate(5000, 904)
     chunker.validate(2048, 500, corpus_tokens=1500)
-    with pytest.raises(ChunkerError, match="max_tokens=4096.*2048 positions; set max_tokens to at most 1548"):
+    with pytest.raises(ChunkerError, match="max_tokens=4096.*2048 positions; chunks may have at most 1548"):
         chunker.validate(2048, 500)
-    with pytest.raises(ChunkerError, match="shorten max_new_tokens"):
+    with pytest.raises(ChunkerError, match="shorten the conversation"):
         chunker.validate(400, 500)

@@ -31,9 +31,9 @@ def test_resolve():
         ("lit_cartridges.self_study.NOTHING", "cannot be imported"),
         ("lit_cartridges.self_study.TokenChunker", "must map each kind"),
         ({}, "must map each kind"),
-        ({"a": []}, r"seed_prompts\['a'\].*at least one wording"),
-        ({"a": "text"}, r"seed_prompts\['a'\]"),
-        ({"a": [" "]}, r"seed_prompts\['a'\]"),
+        ({"a": []}, "seed_prompts=a mapping: its 'a' .*at least one wording"),
+        ({"a": "text"}, "its 'a' must be"),
+        ({"a": [" "]}, "its 'a' must be"),
     ],
 )
 def test_bad_seed_prompts(source, message):

@@ -106,7 +106,7 @@ def test_conversations_depend_on_what_stands_in_front_and_say_so(tmp_path, model
         (
             {"teacher": LocalTeacher(cascade=CascadeOptions(total_tokens=500, stride_tokens=64))},
             None,
-            "stride_tokens=64 needs positions up to 563, and the model has max_position_embeddings=512",
+            "stride_tokens=64: a cache and a stride need positions up to 563, and the model has max_position_embeddings=512",
         ),
         ({}, FullDistillation(), "corpus_before_chunk=true puts the whole corpus into it; choose TopKDist"),
         (

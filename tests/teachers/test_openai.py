@@ -10,6 +10,7 @@ from email.utils import formatdate
 import numpy as np
 import pytest
 
+from lit_cartridges.errors import SettingError
 from lit_cartridges.teachers import OpenAITeacher, Sampling, TeacherError
 from tests.teachers.openai_server import END, logprobs_after, start
 
@@ -266,7 +267,7 @@ def test_key_address_and_reuse(server, teach, monkeypatch):
     ],
 )
 def test_bad_settings(settings, message):
-    with pytest.raises(TeacherError, match=message):
+    with pytest.raises((TeacherError, SettingError), match=message):
         OpenAITeacher(**{"base_urls": "http://x", "model": "m", **settings})
 
 

@@ -101,7 +101,7 @@ def test_bad_places(tmp_path):
     write_conversations(tmp_path / "a.parquet", [])
     with pytest.raises(RecordingError, match="the recording is empty"):
         RecordedConversations(tmp_path).conversations(0)
-    with pytest.raises(RecordingError, match="conversations_per_group=0"):
+    with pytest.raises(ValueError, match="conversations_per_group=0"):
         RecordedConversations(tmp_path, conversations_per_group=0)
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(RecordingError, match="a.parquet: truncated"):

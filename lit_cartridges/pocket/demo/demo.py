@@ -15,6 +15,16 @@ from lit_cartridges.pocket.demo.report import html_report, table
 from lit_cartridges.pocket.demo.scoring import Row, Scorer
 from lit_cartridges.pocket.demo.training import Trained, train_all
 from lit_cartridges.pocket.text_task import pocket_text
+from lit_cartridges.settings import (
+    NonNegativeInt,
+    PositiveInt,
+    Processes,
+    ReadFile,
+    Times,
+    WriteFolder,
+    WriteJson,
+    check_fields,
+)
 from lit_cartridges.terminal import printable_line
 
 
@@ -33,15 +43,18 @@ class DemoSettings:
         fresh: forget an earlier demo in the folder, instead of going on with it.
     """
 
-    folder: Path = Path("runs/demo")
-    corpus: Path | None = None
-    json_path: Path | None = None
-    seed: int = 2026
-    short_tokens: int = 1500
-    long_tokens: int = 3000
-    share: float = 1.0
-    processes: int = max(1, min(2, os.cpu_count() or 1))
+    folder: WriteFolder = Path("runs/demo")
+    corpus: ReadFile | None = None
+    json_path: WriteJson | None = None
+    seed: NonNegativeInt = 2026
+    short_tokens: PositiveInt = 1500
+    long_tokens: PositiveInt = 3000
+    share: Times = 1.0
+    processes: Processes = max(1, min(2, os.cpu_count() or 1))
     fresh: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def run_demo(settings: DemoSettings) -> list[Row]:

@@ -1,0 +1,112 @@
+"""Every option of every command with wrong values of each kind: refused by its name, in one line, before the model loads.
+
+The commands are the real ones, in this process, over a model folder whose weights cannot be read: a value that is not
+refused ends there, and must then be a right one, which `RIGHT` says. The default run takes some options and kinds, which
+their names decide; ``-m slow`` takes all, and prints how each ended.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from zlib import crc32
+
+import pytest
+
+from lit_cartridges.commands import TRAINER_COMMANDS, load_commands
+from tests.commands.walk import Place, class_options, command_line, option_names, run, some
+
+COMMANDS = [name for name in (*TRAINER_COMMANDS, *load_commands()) if name not in ("recipes", "slurm")]
+_LONGEST_S = 20.0  # of a refusal, on a busy machine; most take a tenth of a second
+
+_ANY_TEXT = (
+    "a word|negative|zero|not a number|infinite|huge|a fraction|an empty list|a list too long|a missing file"
+)
+_ANY_TEXT += "|a folder|not writable|a mapping"
+# Options (a pattern for the whole of one) and kinds of values that are right for them.
+RIGHT = {
+    # Names of folders and texts of any kind.
+    r"--(trainer\.default_root_dir|data\.recording|checkpoint\.folder|folder)": _ANY_TEXT.replace(
+        "|not writable", ""
+    ),
+    r"compose --output": _ANY_TEXT.replace("|not writable", ""),
+    r"--trainer\.(model_registry|callbacks\.name)|--checkpoint\.monitor": _ANY_TEXT,
+    r"--(model\.init\.(map|reduce)_prompt|data\.teacher\.(model|api_key_env)|task\.choices_field)": _ANY_TEXT,
+    r"--data\.(off_)?corpus|evaluate --corpus": "a folder",
+    # Lists that may be empty.
+    r"--(trainer\.(logger|callbacks|plugins)|cartridges)": "an empty list",
+    # Numbers that may be 0, shares, or both.
+    r"--seed_everything|--(model|data|task)\.(question_)?seed|--task\.index|demo --seed": "zero",
+    r"--trainer\.(fast_dev_run|min_epochs|min_steps|overfit_batches|num_sanity_val_steps|log_every_n_steps)": "zero",
+    r"--trainer\.reload_dataloaders_every_n_epochs|--model\.(num_frozen_tokens|warmup_steps)": "zero",
+    r"--(cascade|model\.init|data\.teacher\.cascade|trainer\.callbacks\.cascade)\.sink_tokens": "zero",
+    r"--data\.teacher\.max_retries|--data\.off_corpus_share": "zero",
+    r"--trainer\.(limit_(val|test|predict)_batches|gradient_clip_val)|--model\.final_lr_share": "zero|a fraction",
+    r"--(data\.(question|answer)_)?temperature|--data\.teacher\.(backoff|server_down)_s": "zero|a fraction",
+    r"--temperature|--(cascade|model\.init)\.ema_factor": "zero|a fraction",
+    r"--model\.(learning_rate|init\.(std|ridge))|--data\.(min_mass|teacher\.timeout_s)": "a fraction",
+    r"demo --share|compare-inits --compressions": "a fraction",
+}
+
+
+def is_right(command: str, flag: str, kind: str) -> bool:
+    return any(
+        re.fullmatch(pattern, text) and kind in kinds.split("|")
+        for pattern, kinds in RIGHT.items()
+        for text in (flag, f"{command} {flag}")
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Place:
+    return Place.make(tmp_path_factory.mktemp("settings"))
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Some of these values are names of folders, which are then made."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_the_values_are_set_beside_is_right(command, place):
+    base = command_line(command, place, "--none", "")[:-1]
+    assert run(base).kind(command, "--none") == "accepted"
+
+
+def walk(command: str, place: Place, *, kinds: int, of_options: int) -> Counter[str]:
+    """Tries ``kinds`` kinds for one option of ``of_options``; returns how often each ending came."""
+    ended: Counter[str] = Counter()
+    wrong = []
+    options = [(flag, {}) for flag in option_names(command, place)] + list(class_options(command, place))
+    for flag, beside in options:
+        if crc32(f"{command} {flag} {len(beside)}".encode()) % of_options:
+            continue
+        for kind, value in some(place.wrong_values(), flag, kinds).items():
+            ending = run(command_line(command, place, flag, value, beside))
+            found = ending.kind(command, flag)
+            ended[found] += 1
+            expected = "accepted" if is_right(command, flag, kind) else "refused"
+            if found != expected or ending.seconds > _LONGEST_S:
+                wrong.append(
+                    f"{flag}={value} ({kind}): {found} in {ending.seconds:.1f} s: {ending.told[-300:]}"
+                )
+    assert not wrong, "\n".join(wrong)
+    return ended
+
+
+# One option in so many, for the default run: those of fit are many, and the other trainer's commands share them.
+_SHARE = {"fit": 3, "validate": 30, "test": 30, "predict": 30}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_wrong_values_are_refused_by_name_before_the_model_loads(command, place):
+    assert walk(command, place, kinds=2, of_options=_SHARE.get(command, 1))["refused"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_all_wrong_values_are_refused_by_name_before_the_model_loads(command, place, capsys):
+    ended = walk(command, place, kinds=100, of_options=1)
+    with capsys.disabled():
+        print(f"\n{command}: {sum(ended.values())} values tried: {dict(ended)}")

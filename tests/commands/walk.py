@@ -1,0 +1,259 @@
+"""Every option of every command, found by introspection, and command lines that set one of them to a wrong value."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import torch
+from jsonargparse import capture_parser
+
+from lit_cartridges.cartridge import Cartridge, Provenance
+from lit_cartridges.cli import main
+from lit_cartridges.commands import TRAINER_COMMANDS, load_commands
+from lit_cartridges.commands.parsers import CommandParser
+from lit_cartridges.pocket.world import World
+from tests.tiny_run import save_corpus, save_model
+
+# What a command ends with that has found nothing wrong. Of a file of weights that is none: what reading it raises.
+_REACHED = {"demo": "that the pocket language does not know", "compare-inits": "--options.Nope.std"}
+_MODEL_REACHED = "SafetensorError"
+_NOT_SETTINGS = {"help", "config", "print_config", "print_shtab", "version", "subcommand"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with all that the commands need to come as far as the model, whose weights cannot be read."""
+
+    folder: Path
+
+    @classmethod
+    def make(cls, folder: Path) -> Place:
+        save_model(folder / "model")
+        (folder / "model" / "model.safetensors").write_bytes(b"\xff" * 64)
+        save_corpus(folder / "corpus.txt")
+        (folder / "questions.jsonl").write_text('{"question": "w1", "answer": "w2"}\n')
+        patient = {"name": "w1", "birthday": "w2", "diagnosis": "w3", "texts": {"text_01": "w4 w5"}}
+        question = {
+            "question": "w6",
+            "correct": "w0",
+            **{f"answer_{x}": f"w{i}" for i, x in enumerate("abcde")},
+        }
+        patients = {"patient_01": {**patient, "questions": [question]}}
+        (folder / "patients.json").write_text(json.dumps(patients))
+        (folder / "pocket.txt").write_text(World(1).corpus(100).text)
+        tensors = [[torch.zeros(2, 8, 8)] * 2 for _ in range(2)]
+        known = Provenance(base_model=str(folder / "model"))
+        Cartridge(*tensors, num_frozen_tokens=1, provenance=known).save_pretrained(folder / "cartridge")
+        return cls(folder)
+
+    @property
+    def fit(self) -> dict[str, str]:
+        return {
+            "--model.model": f"{self.folder / 'model'}",
+            "--model.num_tokens": "8",
+            "--data.corpus": f"{self.folder / 'corpus.txt'}",
+            "--data.min_chunk_tokens": "20",
+            "--data.max_chunk_tokens": "40",
+            "--data.question_max_tokens": "8",
+            "--data.answer_max_tokens": "8",
+            "--trainer.default_root_dir": f"{self.folder / 'run'}",
+            "--trainer.accelerator": "cpu",
+            "--trainer.max_steps": "1",
+        }
+
+    def base(self, command: str) -> dict[str, str]:
+        """Options with which the command comes as far as the model."""
+        model = f"{self.folder / 'model'}"
+        cascade = {
+            "--cascade.total_tokens": "36",
+            "--cascade.stride_tokens": "16",
+            "--cascade.sink_tokens": "4",
+        }
+        task = {"--task": "QuestionFile", "--task.path": f"{self.folder / 'questions.jsonl'}"}
+        corpus = f"{self.folder / 'corpus.txt'}"
+        return {
+            **dict.fromkeys(TRAINER_COMMANDS, self.fit),
+            "synthesize": {"--output": f"{self.folder / 'made.parquet'}", **self.fit},
+            "evaluate": {
+                **task,
+                "--model": model,
+                "--systems": "[no_context,cascade]",
+                "--corpus": corpus,
+                **cascade,
+            },
+            "perplexity": {"--model": model, "--corpora": f"[{corpus}]", "--systems": "[cascade]", **cascade},
+            "passkey": {"--model": model, "--systems": "[cascade]", "--lengths": "[60]", **cascade},
+            # Ends where all of the command's own options have been looked at.
+            "compare-inits": {"--folder": f"{self.folder / 'compared'}", "--options.Nope.std": "1"},
+            "demo": {"--folder": f"{self.folder / 'demo'}", "--corpus": corpus},
+            "compose": {"--output": f"{self.folder / 'both'}"},
+            "convert": {"--to": "peft"},
+        }.get(command, {})
+
+    def wrong_values(self) -> dict[str, str]:
+        """Of each kind, by its name; few options have a use for one of them."""
+        return {
+            "a word": "no-such-thing",
+            "negative": "-3",
+            "zero": "0",
+            "not a number": "nan",
+            "infinite": "inf",
+            "huge": str(10**18),
+            "a fraction": "0.37",
+            "empty": "",
+            "an empty list": "[]",
+            "a list too long": "[1,2,3,4,5,6,7]",
+            "a missing file": f"{self.folder / 'nowhere' / 'file.json'}",
+            "a folder": f"{self.folder}",
+            "not writable": "/proc/no/such.json",
+            "a mapping": "{no_such_key: 1}",
+        }
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a command line ended."""
+
+    status: str
+    told: str
+    seconds: float
+
+    def kind(self, command: str, flag: str) -> str:
+        """``refused``: in one line that names the flag as it was typed; ``accepted``; or what else happened."""
+        if self.status in ("0", _MODEL_REACHED) or _REACHED.get(command, "\0") in self.told:
+            return "accepted"
+        if self.status != "2":
+            return f"ended with {self.status}"
+        if self.told.count("\n") != 1:
+            return f"told {self.told.count(chr(10))} lines"
+        return "refused" if is_named(flag, self.told) else "not named"
+
+
+def run(argv: list[str]) -> Ending:
+    """In this process; another error than a refusal ends as its class's name."""
+    out, err = io.StringIO(), io.StringIO()
+    begun = time.perf_counter()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(argv)
+            status = "0"
+        except SystemExit as end:
+            status = str(end.code)
+        except BaseException as error:
+            status = type(error).__name__
+    return Ending(status, err.getvalue(), time.perf_counter() - begun)
+
+
+def option_names(command: str, place: Place) -> list[str]:
+    """Flags of the command's own parser, and of the classes that may be named under one of them."""
+    flags = []
+    for action in _parser(command, place)._actions:
+        name = next((flag for flag in action.option_strings if flag.startswith("--")), "")
+        if name and action.dest.rpartition(".")[2] not in _NOT_SETTINGS and not name.endswith(".help"):
+            flags.append(name)
+    return flags
+
+
+def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, str]]]:
+    """``(flag, options beside it)`` of every option of every class that the command's options may name."""
+    from lit_cartridges.callbacks import CompositionTest, LongContextEval
+    from lit_cartridges.evals import LongHealth, QuestionFile
+    from lit_cartridges.init import INITS
+    from lit_cartridges.pocket.passkey import PocketPasskey
+    from lit_cartridges.pocket.task import PocketQuestions
+    from lit_cartridges.pocket.text_task import TextQuestions
+    from lit_cartridges.teachers import LocalTeacher, OpenAITeacher
+
+    classes: dict[str, list[tuple[str, list[type]]]] = {
+        "fit": [
+            ("--model.init", list(INITS.values())),
+            ("--data.teacher", [LocalTeacher, OpenAITeacher]),
+            ("--trainer.callbacks", [LongContextEval, CompositionTest]),
+        ],
+        "evaluate": [("--task", [QuestionFile, LongHealth, PocketQuestions, TextQuestions])],
+        "passkey": [("--language", [PocketPasskey])],
+    }
+    needed = {
+        "OpenAITeacher": {"base_urls": "http://localhost:1/v1", "model": "m"},
+        "PocketQuestions": {"seed": "1", "num_tokens": "200"},
+        "QuestionFile": {"path": f"{place.folder / 'questions.jsonl'}"},
+        "LongHealth": {"path": f"{place.folder / 'patients.json'}"},
+        "TextQuestions": {"path": f"{place.folder / 'pocket.txt'}"},
+        "FromCartridge": {"path": f"{place.folder / 'cartridge'}"},
+        "Text": {"path": f"{place.folder / 'corpus.txt'}"},
+    }
+    task = {"class_path": "QuestionFile", "init_args": {"path": f"{place.folder / 'questions.jsonl'}"}}
+    needed["LongContextEval"] = {"task": json.dumps(task)}
+    needed["CompositionTest"] = {
+        "task": json.dumps(task),
+        "others": json.dumps([{"path": f"{place.folder / 'cartridge'}", "task": task}]),
+    }
+    for flag, known in classes.get(command, []):
+        for one in known:
+            beside = {flag: f"{one.__module__}.{one.__qualname__}"}
+            beside |= {f"{flag}.{name}": value for name, value in needed.get(one.__name__, {}).items()}
+            for name in inspect.signature(one).parameters:
+                yield f"{flag}.{name}", beside
+
+
+def command_line(
+    command: str, place: Place, flag: str, value: str, beside: dict[str, str] | None = None
+) -> list[str]:
+    """The command with all that it needs, and one option set to ``value``, last."""
+    base = place.base(command)
+    if beside:  # another class than the base has
+        above = flag.rpartition(".")[0]
+        base = {name: text for name, text in base.items() if not name.startswith(f"{above}.")} | beside
+    base.pop(flag, None)
+    rest = [f"{place.folder / 'cartridge'}"] if command in ("chat", "compose", "convert") else []
+    rest += [f"{place.folder / 'out'}"] if command == "convert" else []
+    return [command, *rest, *(f"{name}={text}" for name, text in base.items()), f"{flag}={value}"]
+
+
+def some(kinds: dict[str, str], flag: str, count: int) -> dict[str, str]:
+    """``count`` of the kinds, which the flag's name decides, so that together the options meet them all."""
+    names = sorted(kinds, key=lambda kind: crc32(f"{flag} {kind}".encode()))
+    return {name: kinds[name] for name in names[:count]}
+
+
+def is_named(flag: str, told: str) -> bool:
+    """Whether the message has the flag as it was typed."""
+    return re.search(rf"(?<![\w.]){re.escape(flag)}(?![\w-])", told) is not None
+
+
+class _Captured(Exception):
+    def __init__(self, parser: Any) -> None:
+        self.parser = parser
+
+
+def _parser(command: str, place: Place) -> Any:
+    if command in TRAINER_COMMANDS:
+        parser = capture_parser(lambda: main([command]))
+        return next(
+            a for a in parser._actions if isinstance(a.choices, dict) and command in a.choices
+        ).choices[command]
+    if command in ("evaluate", "perplexity", "passkey"):
+        return capture_parser(lambda: main([command]))
+    before = CommandParser.parse_known_args
+
+    def captured(self: Any, *args: Any, **kwargs: Any) -> Any:
+        raise _Captured(self)
+
+    CommandParser.parse_known_args = captured  # type: ignore[method-assign]
+    try:
+        load_commands()[command]([])
+    except _Captured as found:
+        return found.parser
+    finally:
+        CommandParser.parse_known_args = before  # type: ignore[method-assign]
+    raise AssertionError(f"{command} has no parser")
