@@ -71,6 +71,18 @@ def test_pages_have_checksums_and_the_file_a_digest_that_covers_what_they_do_not
     assert read_conversations(recording)[0].system_prompt == "another"
 
 
+def test_checksums_of_pages_are_asked_for_where_a_foreign_file_has_them(tmp_path):
+    path = their_file(
+        tmp_path / "a.parquet", [their_row(their_message("user", "w1"), their_message("assistant", "w2"))]
+    )
+    pq.write_table(
+        pq.read_table(path), path, write_page_checksum=True, use_dictionary=False, compression="none"
+    )
+    assert read_conversations(path)[0].system_prompt == "w5 w6"
+    path.write_bytes(path.read_bytes().replace(b"w5 w6", b"w5 w7", 1))
+    refused(path, "truncated, or no Parquet file .*CRC checksum")
+
+
 def test_a_metadata_number_that_parquet_turns_into_another_kind_is_the_same(tmp_path):
     messages = conversation(0).messages
     mixed = [Conversation(messages, "", {"a": 1}, ""), Conversation(messages, "", {"a": 0.5, "b": "x"})]
