@@ -48,6 +48,7 @@ _KNOWN = {
     "diffusion_gemma": "does not write one token after the other",
     "doge": "makes a mask of its own in each layer, from the keys, which a cartridge does not go through",
     "hrm_text": "runs its layers several times in one call, and a cartridge holds keys and values for one time",
+    "mimo_v2_flash": "has twice as many key heads in its sliding layers, and a cartridge is described by one number",
 }
 """Model types of transformers that their config does not tell from others; tests try every type there is."""
 
@@ -97,7 +98,12 @@ def require_readable(config: PretrainedConfig, model_class: type[PreTrainedModel
     Args:
         model_class: the class that will read; None for the one that transformers takes to write text by this config.
     """
-    text = config.get_text_config()
+    try:
+        text = config.get_text_config()
+    except ValueError as error:  # there are several, such as an encoder of text and a decoder of sounds
+        raise UnreadableModelError(
+            f"a model of type {config.model_type} has several text models, and a cartridge is read by one; {_OFFER}"
+        ) from error
     for classes in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
         if model_class is None and type(config) in classes:
             model_class = classes[type(config)]
@@ -130,7 +136,7 @@ def _against(config: Any, text: Any, model_class: type[PreTrainedModel] | None) 
         return "shares keys and values between layers (num_kv_shared_layers), and a cartridge holds some for every layer"
     try:
         getattr(text, "head_dim", None), getattr(text, "num_key_value_heads", None)
-    except AttributeError:  # transformers' answer where they differ between layers
+    except (AttributeError, RuntimeError):  # transformers' answer where they differ between layers
         return "has layers of different head sizes, and a cartridge is described by one"
     if model_class is None:
         return None
