@@ -38,6 +38,7 @@ _NO_TEXT_MODEL = "has no text model that can be called apart from what reads ima
 _IMAGES_OWN_MASK = (
     "reads whole prompts in both directions, or by a mask of its own, and a cartridge is read causally"
 )
+_IN_CYCLES = "runs its layers several times in one call, and a cartridge holds keys and values for one time"
 _KNOWN = {
     **dict.fromkeys(("camembert", "data2vec-text", "roberta", "roberta-prelayernorm"), _FROM_PADDING_ID),
     **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl", "xmod"), _FROM_PADDING_ID),
@@ -47,7 +48,7 @@ _KNOWN = {
     "diffllama": "asks for its attention twice in a layer, each time with half of the values",
     "diffusion_gemma": "does not write one token after the other",
     "doge": "makes a mask of its own in each layer, from the keys, which a cartridge does not go through",
-    "hrm_text": "runs its layers several times in one call, and a cartridge holds keys and values for one time",
+    **dict.fromkeys(("dory", "hrm_text"), _IN_CYCLES),
     "mimo_v2_flash": "has twice as many key heads in its sliding layers, and a cartridge is described by one number",
 }
 """Model types of transformers that their config does not tell from others; tests try every type there is."""
