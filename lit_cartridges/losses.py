@@ -154,7 +154,7 @@ class LanguageHead(nn.Module):
             raise UnreadableModelError(f"{type(model).__name__} has no language head; load it as a causal LM")
         stand_in = copy(model)
         stand_in._modules = {
-            name: _HandsThrough() if any(part is body for part in child.modules()) else child
+            name: _HandsThrough(child, body) if _holds(child, body) else child
             for name, child in model._modules.items()
             if child is not None
         }
@@ -177,5 +177,22 @@ class _Handed(BaseModelOutputWithPast):
 
 
 class _HandsThrough(nn.Module):
+    """In the place of ``whole``, for the part of it that is the body; anything else of ``whole`` is its own."""
+
+    def __init__(self, whole: nn.Module, body: nn.Module) -> None:
+        super().__init__()
+        self._held = [whole, body]  # a list, as above
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_held":  # while a copy is made
+            raise AttributeError(name)
+        whole, body = self.__dict__["_held"]
+        found = getattr(whole, name)
+        return self if isinstance(found, nn.Module) and _holds(found, body) else found
+
     def forward(self, *args: Any, inputs_embeds: Tensor, **kwargs: Any) -> _Handed:
         return _Handed(last_hidden_state=inputs_embeds)
+
+
+def _holds(module: nn.Module, body: nn.Module) -> bool:
+    return any(part is body for part in module.modules())

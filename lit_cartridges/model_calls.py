@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
@@ -128,6 +128,14 @@ def _attach(model: PreTrainedModel, inner: nn.Module, undo: ExitStack) -> None:
         _replace_forward(outer, lambda forward: _taking_readings(forward, inner), undo)
 
 
+def _reader_for(inner: nn.Module) -> Reader | None:
+    """The reader that was brought for this model's calls last."""
+    brought = _brought.get()
+    while brought is not None and brought.model is not inner:
+        brought = brought.outer
+    return None if brought is None else brought.reader
+
+
 def _replace_forward(module: nn.Module, wrapped: Callable[[Any], Any], undo: ExitStack) -> None:
     own = module.__dict__.get("forward")  # of a library that has replaced it too
     ours = wrapped(module.forward)
@@ -147,9 +155,10 @@ def _taking_readings(forward: Callable[..., Any], inner: nn.Module) -> Callable[
     @wraps(forward)
     def call(*args: Any, reading: Reader | None = None, **keywords: Any) -> Any:
         keywords = without_read_tokens(keywords)
-        if reading is None:
-            return forward(*args, **keywords)
-        with brings(inner, reading):  # type: ignore[arg-type]
+        with nullcontext() if reading is None else brings(inner, reading):  # type: ignore[arg-type]
+            reader = _reader_for(inner)
+            if isinstance(reader, Reading) and reader.num_tokens > 0:
+                reader.place(keywords)  # what wraps the text model would count them itself
             return forward(*args, **keywords)
 
     return call
@@ -161,16 +170,13 @@ def _read_by(forward: Callable[..., Any], inner: nn.Module) -> Callable[..., Any
 
     @wraps(forward)
     def call(*args: Any, **keywords: Any) -> Any:
-        brought = _brought.get()
-        while brought is not None and brought.model is not inner:
-            brought = brought.outer
-        if brought is None and inner in _inside.get():
+        reader = _reader_for(inner)
+        if reader is None and inner in _inside.get():
             raise RuntimeError(
                 f"{name} is inside reads_prefixes or reads_cascades, and this call brings no reading; pass "
                 "reading=Reading(...), or make the call outside"
             )
-        reader: Reader = Reading() if brought is None else brought.reader
-        running = _Call(inner, reader.begin(keywords))
+        running = _Call(inner, (reader or Reading()).begin(keywords))
         token = _running.set(running)
         try:
             out = forward(*args, **keywords)

@@ -40,6 +40,7 @@ _NO_TEXT_MODEL = "has no text model that can be called apart from what reads ima
 _IMAGES_OWN_MASK = (
     "reads whole prompts in both directions, or by a mask of its own, and a cartridge is read causally"
 )
+_IN_CYCLES = "runs its layers several times in one call, and a cartridge holds keys and values for one time"
 _KNOWN = {
     **dict.fromkeys(("camembert", "data2vec-text", "roberta", "roberta-prelayernorm"), _FROM_PADDING_ID),
     **dict.fromkeys(("xlm-roberta", "xlm-roberta-xl", "xmod"), _FROM_PADDING_ID),
@@ -49,7 +50,8 @@ _KNOWN = {
     "diffllama": "asks for its attention twice in a layer, each time with half of the values",
     "diffusion_gemma": "does not write one token after the other",
     "doge": "makes a mask of its own in each layer, from the keys, which a cartridge does not go through",
-    "hrm_text": "runs its layers several times in one call, and a cartridge holds keys and values for one time",
+    **dict.fromkeys(("dory", "hrm_text"), _IN_CYCLES),
+    "mimo_v2_flash": "has twice as many key heads in its sliding layers, and a cartridge is described by one number",
 }
 """Model types of transformers that their config does not tell from others; tests try every type there is."""
 
@@ -99,7 +101,12 @@ def require_readable(config: PretrainedConfig, model_class: type[PreTrainedModel
     Args:
         model_class: the class that will read; None for the one that transformers takes to write text by this config.
     """
-    text = config.get_text_config()
+    try:
+        text = config.get_text_config()
+    except ValueError as error:  # there are several, such as an encoder of text and a decoder of sounds
+        raise UnreadableModelError(
+            f"a model of type {config.model_type} has several text models, and a cartridge is read by one; {_OFFER}"
+        ) from error
     for classes in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
         if model_class is None and type(config) in classes:
             model_class = classes[type(config)]
@@ -132,7 +139,7 @@ def _against(config: Any, text: Any, model_class: type[PreTrainedModel] | None) 
         return "shares keys and values between layers (num_kv_shared_layers), and a cartridge holds some for every layer"
     try:
         getattr(text, "head_dim", None), getattr(text, "num_key_value_heads", None)
-    except AttributeError:  # transformers' answer where they differ between layers
+    except (AttributeError, RuntimeError):  # transformers' answer where they differ between layers
         return "has layers of different head sizes, and a cartridge is described by one"
     if model_class is None:
         return None

@@ -48,12 +48,16 @@ class Reading:
         return 0 if self.keys is None else self.keys[0].shape[-2]
 
     def begin(self, keywords: dict[str, Any]) -> PrefixCall:
-        """See `Reader`. Models that are given no positions count them from the cache, padding included: they are given some."""
+        """See `Reader`."""
+        self.place(keywords)
+        return PrefixCall(self)
+
+    def place(self, keywords: dict[str, Any]) -> None:
+        """Models that are given no positions count them from the cache, padding included: give them some."""
         if keywords.get("position_ids") is None:
             positions = _positions_by_mask(keywords, self.num_tokens)
             if positions is not None:
                 keywords["position_ids"] = positions
-        return PrefixCall(self)
 
 
 class PrefixCall:

@@ -20,7 +20,7 @@ from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.losses import LanguageHead
 from lit_cartridges.model_calls import attends_to_calls
 from lit_cartridges.prefixed_cache import prefixed_cache
-from lit_cartridges.readable import UnreadableModelError, require_readable
+from lit_cartridges.readable import UnreadableModelError, require_readable, text_model
 from lit_cartridges.reading import Reading
 
 _PREFIX_TOKENS = 6
@@ -117,7 +117,11 @@ def _behind_prefix(model: Any, ids: Tensor) -> tuple[_Tried, Tensor | None]:
             )
         reading = Reading(keys=[x.keys[0] for x in held], values=[x.values[0] for x in held])
         bodies: list[Any] = []
-        hook = model.base_model.register_forward_hook(lambda _, __, out: bodies.append(out))
+        # The last of them to return is what the head is given: some models call the decoder inside of the body.
+        hooks = [
+            body.register_forward_hook(lambda _, __, out: bodies.append(out))
+            for body in {model.base_model, text_model(model)}
+        ]
         try:
             out = model(
                 ids[:, own],
@@ -127,11 +131,12 @@ def _behind_prefix(model: Any, ids: Tensor) -> tuple[_Tried, Tensor | None]:
                 reading=reading,
             )
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
     tried = _tried(out, skip=0)
     if not hasattr(out, "logits"):
         return tried, None
-    return tried, LanguageHead(model)(bodies[0].last_hidden_state[0])
+    return tried, LanguageHead(model)(bodies[-1].last_hidden_state[0])
 
 
 def _tried(out: Any, skip: int = _PREFIX_TOKENS) -> _Tried:

@@ -46,7 +46,7 @@ def lists(outcomes: Sequence[Outcome]) -> str:
 def _reason(outcome: Outcome) -> str:
     """The refusal without the model's name in front and the advice behind."""
     reason = (
-        re.sub(r"^\S+ \([^)]*\) |^\S+ ", "", outcome.reason)
+        re.sub(r"^(a model of type )?\S+ ", "", outcome.reason)
         if outcome.outcome == "refused"
         else outcome.reason
     )

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from lit_cartridges.readable import require_readable
+from lit_cartridges.readable import UnreadableModelError, require_readable
 from tests.sweep.not_built import NOT_BUILT
 from tests.sweep.reads_exactly import faults_of, plain_reader
 from tests.sweep.tiny_configs import tiny_config
@@ -61,7 +61,7 @@ def _tried(name: str) -> tuple[str, str]:
         return "not built", _line(error)
     try:
         require_readable(config, class_of(config))
-    except ValueError as refusal:
+    except UnreadableModelError as refusal:
         return "refused", str(refusal)
     except Exception as error:
         return "crash", _line(error)

@@ -41,6 +41,10 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "reformer": {"is_decoder": True, "axial_pos_embds_dim": [32, 32], "axial_pos_shape": [32, 16]},
     "dots3_note_audio_encoder": {"adapter_input_size": 64},
     "dots3_note_text": {f"swa_{name}": size for name, size in _LATENT.items()},
+    "apertus1p5": {"image_token_offset": 320, "audio_token_offset": 336},
+    "apertus1p5_text": {"vocab_size": 352, "output_vocab_size": 352},
+    **dict.fromkeys(("apertus1p5_vision_tokenizer", "wavtokenizer_encoder"), {"codebook_size": 16}),
+    "hy_v4_vl_text": _rope(2, 1, 1),
     "molmo2_adapter": {"vision_feature_layer": [1, 0]},
     # Sizes that the class leaves open.
     **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), {"head_dim": HEAD_DIM}),
@@ -59,6 +63,12 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "step3p5": {"sliding_window": WINDOW},
     # Layers of each kind, as released models have them.
     **dict.fromkeys(("lfm2", "lfm2_moe"), {"layer_types": ["conv", "full_attention"]}),
+    "dory": {
+        "num_hidden_layers": 3,
+        "layer_types": [*_ALTERNATING, "full_attention"],
+        "n_input_layers": 1,
+        "n_output_layers": 1,
+    },
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "zamba": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2},
     "gemma3n_text": {

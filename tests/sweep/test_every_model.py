@@ -24,6 +24,8 @@ same_release = pytest.mark.skipif(
 def test_it_is_exact_or_refused_by_name(name):
     outcome = outcome_of(name)
     if outcome.outcome == "not built":
+        if transformers.__version__ != VERSION and name not in DOCUMENTED:
+            pytest.skip(f"new in transformers {transformers.__version__}: {outcome.reason}")
         assert outcome.reason == NOT_BUILT.get(name.partition("+")[0]), outcome.reason
     else:
         assert outcome.outcome in ("exact", "refused"), outcome.reason

@@ -97,7 +97,10 @@ def variants(model_type: str) -> dict[str, dict[str, Any]]:
     if is_encoder(model_type):
         found["decoder"] = {"is_decoder": True}
     if "layer_types" in fields and "sliding_window" in fields:
-        kinds = tiny_config(model_type).layer_types
+        try:
+            kinds = tiny_config(model_type).layer_types
+        except Exception:  # the type itself will be reported
+            return found
         if set(kinds or ()) == {"full_attention"} and len(kinds) > 1:
             mixed = ["sliding_attention", "full_attention"] * len(kinds)
             found["windows"] = {"layer_types": mixed[: len(kinds)], "sliding_window": WINDOW}
