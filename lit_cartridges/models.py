@@ -34,7 +34,7 @@ from lit_cartridges.loaded_weights import require_whole
 from lit_cartridges.model_errors import NEEDS_ITS_CODE, ModelError, Refused, explained
 from lit_cartridges.model_places import Place, locate, resolve
 from lit_cartridges.readable import require_readable
-from lit_cartridges.weight_files import require_readable_files
+from lit_cartridges.weight_files import require_readable_files, safetensors_names
 from lit_cartridges.weights_digest import weights_digest
 
 __all__ = ["ModelError", "load_config", "load_model", "load_tokenizer", "locate", "resolve"]
@@ -132,7 +132,7 @@ def load_model(
         model_classes(config)
         require_readable(config)
         if Path(place.source).is_dir():
-            require_readable_files(Path(place.source))
+            require_readable_files(Path(place.source), names=safetensors_names(config))
         options["dtype"] = dtype if dtype == "auto" else getattr(torch, dtype)
         # Quantised weights cannot be moved once they are loaded.
         quantised = (
@@ -169,7 +169,9 @@ def base_facts(
     method = own.get("quant_method") if isinstance(own, dict) else getattr(own, "quant_method", None)
     adapter = None if place.adapter is None else place.adapter.folder
     return {
-        "digest": "" if place.folder is None else weights_digest(place.folder, adapter),
+        "digest": ""
+        if place.folder is None
+        else weights_digest(place.folder, adapter, names=safetensors_names(config)),
         "revision": revision,
         # An adapter's commit is another repository's than its base's.
         "commit": place.commit if place.adapter is None else "",

@@ -20,6 +20,12 @@ PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 ADAPTER, ADAPTER_PICKLE = "adapter_model.safetensors", "adapter_model.bin"
 
 
+def safetensors_names(config: Any) -> tuple[str, ...]:
+    """Where a model of this config may have its safetensors: the file that it names, or the usual ones."""
+    named = getattr(config, "transformers_weights", None)
+    return (SINGLE, INDEX) if named is None else (str(named),)
+
+
 def file_of_tensors(folder: Path, *, names: tuple[str, ...] = (SINGLE, INDEX)) -> dict[str, str]:
     """Tensor's name → name of its file in ``folder``; empty where none of ``names`` is there.
 
@@ -53,11 +59,11 @@ def tensors_of(folder: Path, file_of: dict[str, str], keys: list[str]) -> Iterat
                 yield key, tensors.get_tensor(key)
 
 
-def require_readable_files(folder: Path) -> None:
+def require_readable_files(folder: Path, *, names: tuple[str, ...] = (SINGLE, INDEX)) -> None:
     """Raise Refused, naming the file, when a safetensors file of ``folder`` is missing, truncated or damaged."""
-    name = SINGLE
+    name = names[0]
     try:
-        for name in sorted(set(file_of_tensors(folder).values())):
+        for name in sorted(set(file_of_tensors(folder, names=names).values())):
             with opened(folder / name):
                 pass
     except FileNotFoundError as error:

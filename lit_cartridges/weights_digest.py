@@ -49,11 +49,17 @@ _NOT_ADAPTERS_FUNCTION = {
 }
 
 
-def weights_digest(folder: Path, adapter: Path | None = None) -> str:
+def weights_digest(
+    folder: Path, adapter: Path | None = None, *, names: tuple[str, ...] = (SINGLE, INDEX)
+) -> str:
     """32 hexadecimal digits, of the weights in ``folder`` and of the PEFT adapter in ``adapter``; empty without readable
-    files."""
+    files.
+
+    Args:
+        names: see `safetensors_names`.
+    """
     try:
-        parts = _of_tensors(folder, (SINGLE, INDEX, PICKLE, PICKLE_INDEX))
+        parts = _of_tensors(folder, (*names, PICKLE, PICKLE_INDEX))
         if adapter is not None:
             parts += [b"adapter", *_of_tensors(adapter, (ADAPTER, ADAPTER_PICKLE))]
             settings = json.loads((adapter / "adapter_config.json").read_text())

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from lit_cartridges.base_weights import base_of
 from lit_cartridges.models import load_model
 from lit_cartridges.weights_digest import sampled, weights_digest
-from tests.saved_models import TENSORS, change_tensors, save_wide
+from tests.saved_models import TENSORS, change_json, change_tensors, save_wide
 from tests.tiny_models import tiny_model
 from tests.tiny_run import save_model
 
@@ -43,6 +43,17 @@ def test_it_does_not_depend_on_how_the_files_hold_the_weights(folder, tmp_path):
     renamed = {k.replace("model.", "language_model.model.", 1): v for k, v in tensors.items()}
     save_file(renamed, tmp_path / "renamed" / TENSORS)
     assert {weights_digest(tmp_path / kind) for kind in ("shards", "pickle", "half", "renamed")} == {known}
+
+
+def test_it_is_of_the_file_that_the_config_names(folder, tmp_path):
+    """transformers loads that one, and not the usual file beside it."""
+    save_model(tmp_path)
+    other = {k: v + 1 for k, v in load_file(tmp_path / TENSORS).items()}
+    save_file(other, tmp_path / "other.safetensors", metadata={"format": "pt"})
+    change_json(tmp_path / "config.json", transformers_weights="other.safetensors")
+    model = load_model(str(tmp_path))
+    assert torch.equal(model.lm_head.weight, other["lm_head.weight"])
+    assert base_of(model)["digest"] not in ("", weights_digest(folder))
 
 
 def test_a_tied_copy_in_the_files_is_nothing(tmp_path):

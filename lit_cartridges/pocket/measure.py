@@ -35,7 +35,8 @@ def load(folder: str | None = None) -> Reader:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = folder or str(model_path())
-    return Reader(AutoModelForCausalLM.from_pretrained(path).eval(), AutoTokenizer.from_pretrained(path))
+    model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False).eval()
+    return Reader(model, AutoTokenizer.from_pretrained(path, trust_remote_code=False))
 
 
 def icl_accuracy(

@@ -24,7 +24,13 @@ from lit_cartridges.models import Place, base_facts, load_config, locate, model_
 from lit_cartridges.strategies.nvme_shards import nvme_shards
 from lit_cartridges.strategies.returned_memory import return_large_blocks
 from lit_cartridges.strategies.sharded_weights import shard, sharded_modules
-from lit_cartridges.weight_files import SINGLE, file_of_tensors, require_readable_files, tensors_of
+from lit_cartridges.weight_files import (
+    SINGLE,
+    file_of_tensors,
+    require_readable_files,
+    safetensors_names,
+    tensors_of,
+)
 
 
 def load_sharded(
@@ -56,7 +62,8 @@ def load_sharded(
     wanted: Any = (model_config.dtype or torch.float32) if dtype == "auto" else getattr(torch, dtype)
     place = locate(name, setting=setting, **hub)
     with explained(name, setting=setting, revision=revision):
-        folder = _folder(place, token)
+        names = safetensors_names(model_config)
+        folder = _folder(place, token, names)
         kind = model_classes(model_config)[0]
         with torch.device("meta"):
             model: Any = kind.from_config(model_config, dtype=wanted, trust_remote_code=trust_remote_code)
@@ -66,12 +73,13 @@ def load_sharded(
     waiting = sharded_modules(model)
     store = nvme_shards(waiting, config=config)
     mismatched: list[Any] = []
-    for tensors in _layers(model, folder):
+    file_of = file_of_tensors(folder, names=names)
+    for tensors in _layers(model, folder, file_of):
         _place(model, tensors, wanted, device, mismatched)
         waiting = [module for module in waiting if not _sharded(module, config, store)]
     model.tie_weights()
     with explained(name, setting=setting, revision=revision):
-        unknown = [key for key in file_of_tensors(folder) if not _has(model, key)]
+        unknown = [key for key in file_of if not _has(model, key)]
         require_whole(model, {"unexpected_keys": unknown, "mismatched_keys": mismatched})
     missing = [key for key, x in (*model.named_parameters(), *model.named_buffers()) if x.is_meta]
     if missing:
@@ -85,19 +93,19 @@ def load_sharded(
     return model
 
 
-def _folder(place: Place, token: str | None) -> Path:
+def _folder(place: Place, token: str | None, names: tuple[str, ...]) -> Path:
     folder = Path(place.source)
     if not folder.is_dir():
         patterns = ["*.json", "*.safetensors"]
         folder = Path(
             snapshot_download(place.source, revision=place.revision, token=token, allow_patterns=patterns)
         )
-    if not file_of_tensors(folder):
+    if not file_of_tensors(folder, names=names):
         raise Refused(
             f"it has no {SINGLE}: only safetensors files can be loaded shard by shard; convert it by loading it once and "
             "calling save_pretrained"
         )
-    require_readable_files(folder)
+    require_readable_files(folder, names=names)
     return folder
 
 
@@ -111,9 +119,8 @@ def _make_buffers(model: Any, device: torch.device) -> None:
             model._init_weights(module)
 
 
-def _layers(model: Any, folder: Path) -> Iterator[dict[str, Tensor]]:
+def _layers(model: Any, folder: Path, file_of: dict[str, str]) -> Iterator[dict[str, Tensor]]:
     """The tensors of the files under the model's names, the keys of one layer at a time."""
-    file_of = file_of_tensors(folder)
     for _, keys in groupby(sorted(file_of, key=_layer_of), key=_layer_of):
         # Opened anew for each layer: what has been read of a mapped file counts as memory until it is closed.
         yield from _converted(model, dict(tensors_of(folder, file_of, list(keys))))
