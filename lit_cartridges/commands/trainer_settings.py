@@ -155,8 +155,9 @@ def _together(settings: Mapping[str, Any], *, training: bool) -> None:
                 "must be a number of batches: the stream has no length of which this could be a share",
                 {share: value},
             )
-    if isinstance(get("accelerator"), str):
-        _require_devices(get("accelerator"), get("devices", "auto"))
+    accelerator = get("accelerator")
+    if isinstance(accelerator, str):
+        _require_devices(accelerator, get("devices", "auto"))
     nodes = get("num_nodes") or 1
     cluster = any(one.detect() for one in (SLURMEnvironment, LSFEnvironment, MPIEnvironment))
     if nodes > 1 and not get("plugins") and not cluster and "MASTER_ADDR" not in os.environ:

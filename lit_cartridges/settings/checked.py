@@ -50,7 +50,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 def check_fields(instance: Any) -> None:
     """The same for a dataclass, in its ``__post_init__``."""
-    hints = type_hints(type(instance))
+    owner: Any = type(instance)
+    hints = type_hints(owner)
     for field in fields(instance):
         require(field.name, getattr(instance, field.name), hints[field.name], default=field.default)
 
