@@ -57,7 +57,7 @@ class AttachedCartridge:
         return getattr(self.model, name)
 
     # What looks at the class, as pipelines do, finds the model's.
-    __class__ = property(lambda self: type(self.model))  # type: ignore[assignment]
+    __class__ = property(lambda self: type(self.model))
 
     def generate(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **options: Any
@@ -177,10 +177,10 @@ def _opening(render: Callable[[Sequence[Message]], list[int]]) -> list[int]:
 class _Pipeline(TextGenerationPipeline):
     """Renders chats as the cartridge's own renderer does, so that a special token's name in a message stays text."""
 
-    def preprocess(self, prompt_text: Any, *args: Any, **options: Any) -> Any:
+    def preprocess(self, prompt_text: Any, **options: Any) -> Any:  # type: ignore[override]
         chat = getattr(prompt_text, "messages", None)
         if chat is None:
-            return super().preprocess(prompt_text, *args, **options)
+            return super().preprocess(prompt_text, **options)
         attached: AttachedCartridge = self.model  # type: ignore[assignment]
         ids = torch.tensor([attached.renderer.prompt_ids(attached.messages(chat))])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "prompt_text": prompt_text}

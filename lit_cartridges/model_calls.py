@@ -164,9 +164,9 @@ def _taking_readings(forward: Callable[..., Any], inner: nn.Module) -> Callable[
     return call
 
 
-def _read_by(forward: Callable[..., Any], inner: nn.Module) -> Callable[..., Any]:
+def _read_by(forward: Callable[..., Any], inner: Any) -> Callable[..., Any]:
     name = type(inner).__name__
-    layers = set(range(inner.config.get_text_config().num_hidden_layers))  # type: ignore[union-attr]
+    layers = set(range(inner.config.get_text_config().num_hidden_layers))
 
     @wraps(forward)
     def call(*args: Any, **keywords: Any) -> Any:

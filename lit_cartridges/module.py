@@ -352,7 +352,7 @@ class LitCartridge(L.LightningModule):
 
     def run_settings(self) -> dict[str, Any]:
         """See `lit_cartridges.run_settings`. An attribute of another name than the argument's is told here."""
-        dtype = self.dtype_name
+        dtype: str = self.dtype_name
         if dtype == "auto" and (known := self.model_config.get_text_config().dtype) is not None:
             dtype = str(known).removeprefix("torch.")
         return constructed(

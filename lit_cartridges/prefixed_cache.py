@@ -35,7 +35,7 @@ class PrefixedLayer(DynamicLayer):
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         if self.is_initialized:
-            super().reorder_cache(beam_idx)
+            super().reorder_cache(beam_idx)  # type: ignore[arg-type]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         if self.is_initialized:
@@ -129,7 +129,8 @@ class _HeldLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = self.keys.to(key_states), self.values.to(value_states)
+        held: Any = self
+        self.keys, self.values = held.keys.to(key_states), held.values.to(value_states)
         return super().update(key_states, value_states, *args, **kwargs)
 
 

@@ -7,7 +7,7 @@ transformers' models come wrapped: by torch.compile, PEFT, a data-parallel modul
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers import (
@@ -109,7 +109,7 @@ def require_readable(config: PretrainedConfig, model_class: type[PreTrainedModel
         ) from error
     for classes in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING):
         if model_class is None and type(config) in classes:
-            model_class = classes[type(config)]
+            model_class = cast(type[PreTrainedModel], classes[type(config)])
     name = model_class.__name__ if model_class is not None else f"a model of type {config.model_type}"
     if (why := _against(config, text, model_class)) is not None:
         raise UnreadableModelError(f"{name} {why}; {_OFFER}")

@@ -59,11 +59,11 @@ def _unfolded(stream: io.BytesIO) -> str | None:
         if opcode.name == "MARK":
             marks.append(len(stack))
         elif "PUT" in opcode.name:
-            memo[int(argument)] = stack[-1]
+            memo[int(argument or 0)] = stack[-1]
         elif opcode.name == "MEMOIZE":
             memo[len(memo)] = stack[-1]
         elif "GET" in opcode.name:
-            stack.append(memo[int(argument)])
+            stack.append(memo[int(argument or 0)])
         else:
             first = marks.pop() - before.index("mark") if "mark" in before else len(stack) - len(before)
             objects = 1 + sum(stack[first:])
