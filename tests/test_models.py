@@ -228,7 +228,7 @@ def test_code_of_a_model_runs_when_the_user_says_so_and_never_before(load, with_
 def test_a_tokenizer_of_code_is_not_replaced_by_another_one(with_code):
     """Its config is of a kind that transformers knows, for which it would take the usual tokenizer, without a word."""
     name, ran = with_code
-    shutil.copy(Path(save_model(Path(name).parent / "plain")) / "config.json", name)
+    shutil.copy(Path(save_model(Path(name).parent / "plain", "qwen2")) / "config.json", name)
     with pytest.raises(ModelError, match="needs code of its own"):
         load_tokenizer(name)
     assert not ran.exists()

@@ -72,9 +72,8 @@ class SaveConfig(SaveConfigCallback):
         """See the class."""
         if stage == "fit":
             config = self.config.clone()
-            config["model.token"] = (
-                None  # a secret, and what stands in its place when it is dumped is no token
-            )
+            # A secret; and what a dump writes in its place is no token.
+            config["model.token"] = None
             text = self.parser.dump(config, skip_unset=False)
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
