@@ -8,6 +8,7 @@ import torch
 from lit_cartridges.attention import Reading, reads_prefixes
 from lit_cartridges.attention_extras import cached_heads
 from lit_cartridges.attention_parts import PackedPart, SlicedPart
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.cascade import CascadingCache, reads_cascades
 from lit_cartridges.prefill import prefill
 from tests.cascade.models import random_model
@@ -32,7 +33,7 @@ def call(model, kind, **options):
                 return model(IDS, use_cache=False, reading=Reading(), position_ids=IDS - 3, **options)
         with reads_cascades(model):
             cache = CascadingCache(config=model.config, window_tokens=16, stride_tokens=16)
-            return model(IDS, past_key_values=cache, **options)
+            return model(IDS, **cache_argument(cache), **options)
 
 
 @pytest.mark.parametrize("kind", ["cartridge", "cascade"])

@@ -12,6 +12,7 @@ from transformers import DynamicCache
 from lit_cartridges import Cartridge
 from lit_cartridges.attention import Reading, reads_prefixes
 from lit_cartridges.attention_parts import PackedPart, PrefixPart, RowsPart, SlicedPart
+from lit_cartridges.cache_argument import cache_argument
 from lit_cartridges.merged_attention import MergedAttention
 from lit_cartridges.prefill import prefill
 from tests.tiny_models import VOCAB, tiny_model
@@ -213,7 +214,7 @@ def test_in_bf16_logits_and_gradients_are_as_exact_as_the_models_own(name):
             cache = DynamicCache()
             for layer, (key, value) in enumerate(zip(*cartridge.tensors(dtype=model.dtype), strict=True)):
                 cache.update(key[None], value[None], layer)
-            logits.append(model(sequence[None], past_key_values=cache).logits[0])
+            logits.append(model(sequence[None], **cache_argument(cache)).logits[0])
         return outcome(torch.cat(logits))
 
     keys, values = cartridge.tensors(dtype=torch.bfloat16)

@@ -7,6 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from lit_cartridges import Cartridge
+from lit_cartridges.cache_argument import cache_argument, cache_of
 from lit_cartridges.generation import generate
 from lit_cartridges.prefill import prefill
 from tests.tiny_models import VOCAB, tiny_config_model, tiny_model
@@ -37,7 +38,7 @@ def test_a_plain_cache_with_a_mask_over_both_gives_our_tokens(dtype, tokens, nam
     model = tiny_config_model("llama").to(dtype)
     cartridge, ids = Cartridge(*prefill(model, PREFIX)), prompt(tokens, rows=3)
     cache = cartridge.as_cache(model if named else None, batch_size=3)
-    theirs = model.generate(ids, attention_mask=over(cartridge, ids), past_key_values=cache, **OPTIONS)
+    theirs = model.generate(ids, attention_mask=over(cartridge, ids), **cache_argument(cache), **OPTIONS)
     assert theirs.tolist() == generate(model, cartridge, ids, **OPTIONS).tolist()
 
 
@@ -47,7 +48,7 @@ def test_a_mask_over_the_prompt_alone_is_refused(llama, cartridge, tokens, maske
     ids = prompt(tokens)
     given = {"attention_mask": torch.ones_like(ids)} if masked else {}
     with pytest.raises(ValueError, match=rf"covers the {tokens} tokens .*torch.ones\(batch, {19 + tokens}\)"):
-        llama.generate(ids, past_key_values=cartridge.as_cache(llama), **given, **OPTIONS)
+        llama.generate(ids, **cache_argument(cartridge.as_cache(llama)), **given, **OPTIONS)
 
 
 def test_a_padded_mask_of_another_width_is_refused(llama, cartridge):
@@ -55,23 +56,23 @@ def test_a_padded_mask_of_another_width_is_refused(llama, cartridge):
     mask = torch.ones(2, 19 + 4, dtype=torch.long)
     mask[0, 19] = 0
     with pytest.raises(ValueError, match="covers 23 tokens, and with the new ones the cache holds 25"):
-        llama(ids, attention_mask=mask, past_key_values=cartridge.as_cache(llama, batch_size=2))
+        llama(ids, attention_mask=mask, **cache_argument(cartridge.as_cache(llama, batch_size=2)))
 
 
 def test_a_second_question_through_a_used_cache_is_refused(llama, cartridge):
     cache, ids = cartridge.as_cache(llama), prompt(6)
-    llama.generate(ids, attention_mask=over(cartridge, ids), past_key_values=cache, **OPTIONS)
+    llama.generate(ids, attention_mask=over(cartridge, ids), **cache_argument(cache), **OPTIONS)
     with pytest.raises(
         ValueError, match="holds 10 tokens of an earlier call behind the cartridge; take a new"
     ):
-        llama.generate(ids, attention_mask=over(cartridge, ids), past_key_values=cache, **OPTIONS)
+        llama.generate(ids, attention_mask=over(cartridge, ids), **cache_argument(cache), **OPTIONS)
 
 
 def test_a_reset_cache_is_the_cartridge_again(llama, cartridge):
     cache, ids = cartridge.as_cache(llama), prompt(6)
     first, again = (
         [
-            llama.generate(ids, attention_mask=over(cartridge, ids), past_key_values=cache, **OPTIONS),
+            llama.generate(ids, attention_mask=over(cartridge, ids), **cache_argument(cache), **OPTIONS),
             cache.reset(),
         ]
         for _ in range(2)
@@ -97,7 +98,7 @@ def test_the_next_turn_goes_on_from_the_returned_cache(llama, cartridge):
     first = generate(llama, cartridge, prompt(6), return_dict_in_generate=True, **OPTIONS)
     whole, read = torch.cat([first.sequences, NEXT], dim=1), []
     hook = llama.model.embed_tokens.register_forward_hook(lambda _, args, __: read.append(args[0].shape[1]))
-    second = generate(llama, cartridge, whole, past_key_values=first.past_key_values, **OPTIONS)
+    second = generate(llama, cartridge, whole, **cache_argument(cache_of(first)), **OPTIONS)
     hook.remove()
     assert read == [4, 1, 1, 1, 1]  # the last token of the first reply, and the three new ones
     assert second.tolist() == generate(llama, cartridge, whole, **OPTIONS).tolist()
@@ -107,7 +108,7 @@ def test_repetition_is_counted_over_the_whole_chat(llama, cartridge):
     options = OPTIONS | {"no_repeat_ngram_size": 1}
     first = generate(llama, cartridge, prompt(6), return_dict_in_generate=True, **options)
     whole = torch.cat([first.sequences, NEXT], dim=1)
-    second = generate(llama, cartridge, whole, past_key_values=first.past_key_values, **options)
+    second = generate(llama, cartridge, whole, **cache_argument(cache_of(first)), **options)
     assert second.tolist() == generate(llama, cartridge, whole, **options).tolist()
 
 
@@ -118,13 +119,13 @@ def test_padded_rows_go_on_too(llama, cartridge):
     first = generate(llama, cartridge, ids, mask, return_dict_in_generate=True, **OPTIONS)
     whole = torch.cat([first.sequences, NEXT.expand(2, -1)], dim=1)
     mask = torch.cat([mask, torch.ones(2, 8, dtype=torch.long)], dim=1)
-    second = generate(llama, cartridge, whole, mask, past_key_values=first.past_key_values, **OPTIONS)
+    second = generate(llama, cartridge, whole, mask, **cache_argument(cache_of(first)), **OPTIONS)
     assert second.tolist() == generate(llama, cartridge, whole, mask, **OPTIONS).tolist()
 
 
 def test_what_does_not_go_on_is_refused(llama, cartridge):
     first = generate(llama, cartridge, prompt(6), return_dict_in_generate=True, **OPTIONS)
-    whole, cache = torch.cat([first.sequences, NEXT], dim=1), first.past_key_values
+    whole, cache = torch.cat([first.sequences, NEXT], dim=1), cache_of(first)
     other = Cartridge(*prefill(llama, PREFIX[:7]))
     for ids, given, options, why in (
         (whole + 1, cartridge, {}, "do not begin with the 10 tokens"),
@@ -134,10 +135,10 @@ def test_what_does_not_go_on_is_refused(llama, cartridge):
         (whole, cartridge, {"use_cache": False}, "use_cache=False and past_key_values|cache"),
     ):
         with pytest.raises(ValueError, match=why):
-            generate(llama, given, ids, past_key_values=cache, **OPTIONS | options)
-    generate(llama, cartridge, whole, past_key_values=cache, **OPTIONS)
+            generate(llama, given, ids, **cache_argument(cache), **OPTIONS | options)
+    generate(llama, cartridge, whole, **cache_argument(cache), **OPTIONS)
     with pytest.raises(ValueError, match="has been used since it was returned"):
-        generate(llama, cartridge, whole, past_key_values=cache, **OPTIONS)
+        generate(llama, cartridge, whole, **cache_argument(cache), **OPTIONS)
 
 
 @pytest.mark.parametrize("kind", ["static", "quantized", "offloaded"])
@@ -145,7 +146,7 @@ def test_other_kinds_of_cache_are_refused_by_name(llama, cartridge, kind):
     with pytest.raises(ValueError, match=f"cache_implementation='{kind}': behind a cartridge"):
         generate(llama, cartridge, prompt(6), cache_implementation=kind, **OPTIONS)
     with pytest.raises(ValueError, match="is a DynamicCache; behind a cartridge it can only be"):
-        generate(llama, cartridge, prompt(6), past_key_values=DynamicCache(), **OPTIONS)
+        generate(llama, cartridge, prompt(6), **cache_argument(DynamicCache()), **OPTIONS)
 
 
 def test_every_row_is_expanded_for_beams_and_samples(llama, cartridge):
