@@ -6,6 +6,7 @@ import io
 import pickletools
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from lit_cartridges.file_content import named
 
@@ -54,6 +55,7 @@ def _unfolded(stream: io.BytesIO) -> str | None:
     stack: list[int] = []
     marks: list[int] = []
     memo: dict[int, int] = {}
+    argument: Any
     for opcode, argument, _ in pickletools.genops(stream):
         before = [kind.name for kind in opcode.stack_before]
         if opcode.name == "MARK":
