@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import redirect_stderr
 from importlib.resources import files
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,11 @@ from lit_cartridges.atomic_files import explained, write_atomically
 from lit_cartridges.callbacks import CartridgeCheckpoint, StepProgress, ThroughputMonitor
 from lit_cartridges.checkpoint_files import LAST, problem, resume_path, set_aside
 from lit_cartridges.commands.config_files import require_config_files
+from lit_cartridges.commands.ending import causes
 from lit_cartridges.commands.parsers import TrainerParser
 from lit_cartridges.commands.trainer_settings import blamed, require_trainer
 from lit_cartridges.data import SelfStudyDataModule
-from lit_cartridges.errors import SettingError
+from lit_cartridges.errors import SettingError, is_ours
 from lit_cartridges.module import LitCartridge
 from lit_cartridges.settings import Seed, require
 
@@ -58,6 +61,7 @@ class CartridgeCLI(LightningCLI):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         first = next(iter(options.get("args") or ()), "")
+        self._args = list(options.get("args") or ())
         self._asked = first if first in LightningCLI.subcommands() else None
         super().__init__(*args, **options)
 
@@ -117,6 +121,29 @@ class CartridgeCLI(LightningCLI):
         ):
             if path is not None:
                 _require_checkpoint(name, Path(path))
+
+    def instantiate_classes(self) -> None:
+        """Lightning's; what cannot be built without one option less is that option's fault."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            chain = [error, *causes(error)]
+            if any(is_ours(one) for one in chain):
+                raise
+            for place, flag in enumerate(self._args):
+                end = place + (1 if "=" in flag else 2)
+                if flag.startswith("--") and self._is_built(self._args[:place] + self._args[end:]):
+                    told = f"{flag} {' '.join(self._args[place + 1 : end])}".rstrip()
+                    raise SettingError(f"{told}: nothing can be built of this") from error
+            raise
+
+    def _is_built(self, args: list[str]) -> bool:
+        with redirect_stderr(StringIO()):
+            try:
+                self.parser.instantiate_classes(self.parser.parse_args(args))
+            except (SystemExit, Exception):
+                return False
+        return True
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         try:
