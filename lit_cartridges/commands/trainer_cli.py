@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from contextlib import redirect_stderr
-from importlib.resources import files
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lit_cartridges.atomic_files import explained, write_atomically
 from lit_cartridges.callbacks import CartridgeCheckpoint, StepProgress, ThroughputMonitor
 from lit_cartridges.checkpoint_files import LAST, problem, resume_path, set_aside
-from lit_cartridges.commands.config_files import require_config_files
+from lit_cartridges.commands.config_files import installed, require_config_files
 from lit_cartridges.commands.ending import causes
 from lit_cartridges.commands.parsers import TrainerParser
 from lit_cartridges.commands.trainer_settings import blamed, require_trainer
@@ -76,7 +75,7 @@ class CartridgeCLI(LightningCLI):
 
         ``--config NAME.yaml`` may name an installed recipe where there is no such file.
         """
-        args = [_installed(arg) for arg in (sys.argv[1:] if args is None else args)]
+        args = [installed(arg) for arg in (sys.argv[1:] if args is None else args)]
         require_config_files(args)
         return cls(
             LitCartridge,
@@ -246,17 +245,3 @@ def _require_checkpoint(name: str, path: Path) -> None:
             "auto, never, or a checkpoint" if name == "resume" else "a checkpoint, such as last.ckpt of a run"
         )
         raise SettingError(f"{why}; give {mend}", {name: str(path)})
-
-
-def _installed(argument: str) -> str:
-    """The argument, or the place of the installed recipe that it names."""
-    option, _, name = argument.rpartition("=")
-    recipe = files("lit_cartridges.recipes") / name
-    if (
-        option not in ("", "--config")
-        or not name.endswith(".yaml")
-        or Path(name).exists()
-        or not recipe.is_file()
-    ):
-        return argument
-    return f"{option}={recipe}" if option else str(recipe)
