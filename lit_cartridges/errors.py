@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dis
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,18 @@ class SettingError(CartridgesError, ValueError):
         self.why, self.settings = why, {**(settings or {}), **more}
         named = ", ".join(f"{name}={shown(value)}" for name, value in self.settings.items())
         super().__init__(sentence(named, why) if named else why)
+
+
+@contextmanager
+def called(setting: str, path: object) -> Iterator[None]:
+    """A body whose errors call ``path`` what the user calls it, where its reader only knows that it is a path."""
+    try:
+        yield
+    except CartridgesError as error:
+        told = f"path={str(path)!r}"
+        if not str(error).startswith(told):
+            raise
+        raise type(error)(f"{setting}={str(path)!r}{str(error).removeprefix(told)}") from error
 
 
 def sentence(named: str, why: str) -> str:

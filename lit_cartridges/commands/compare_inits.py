@@ -11,6 +11,7 @@ def main(args: list[str]) -> None:
     Each combination of strategy, compression and seed is a run of its own, asked before training and as it goes.
     Prints a table and writes it with all figures and a plot. A comparison that was interrupted goes on by the same command.
     """
+    from lit_cartridges.commands.config_files import installed, require_config_files
     from lit_cartridges.commands.parsers import CommandParser, option
     from lit_cartridges.comparison import ComparisonSettings, compare
     from lit_cartridges.comparison.strategies import split_options
@@ -81,6 +82,7 @@ def main(args: list[str]) -> None:
         help="trainings at a time (default: up to two on the CPU, one elsewhere)",
     )
     ours, others = parser.parse_known_args(args)
+    require_config_files([installed(f"--config={ours.recipe}")])
     options, fit_arguments = split_options(others)
     try:
         compare(ComparisonSettings(**vars(ours), options=options, fit_arguments=fit_arguments))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,20 @@ def require_config_files(argv: Sequence[str]) -> None:
     for flag, path in options(argv):
         if flag in CONFIG_FLAGS and "://" not in path and (why := _problem(path)) is not None:
             raise SettingError(f"{flag}={path}: {why}")
+
+
+def installed(argument: str) -> str:
+    """The argument, or the place of the installed recipe that it names."""
+    option, _, name = argument.rpartition("=")
+    recipe = files("lit_cartridges.recipes") / name
+    if (
+        option not in ("", "--config")
+        or not name.endswith(".yaml")
+        or Path(name).exists()
+        or not recipe.is_file()
+    ):
+        return argument
+    return f"{option}={recipe}" if option else str(recipe)
 
 
 def _problem(path: str) -> str | None:

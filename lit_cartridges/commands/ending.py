@@ -70,7 +70,7 @@ def command(prog: str, argv: Sequence[str]) -> Iterator[list[str]]:
         raise SystemExit(130) from None
     except Exception as error:
         # jsonargparse wraps what a constructor raises where a setting may be one of several types.
-        ours = next((one for one in (error, *_causes(error)) if _is_for_the_user(one)), None)
+        ours = next((one for one in (error, *causes(error)) if _is_for_the_user(one)), None)
         if ours is None or (ours is not error and not str(error).startswith(_WRAPPED)):
             raise
         refuse(_message(ours), error)
@@ -103,7 +103,8 @@ def one_line(text: str) -> str:
     return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """What an error was raised from or while handling, the nearest first."""
     while (cause := error.__cause__ or error.__context__) is not None:
         yield cause
         error = cause

@@ -42,10 +42,6 @@ def condensed(message: str, roots: Mapping[str, Any], flags: Iterable[str] = ())
         return f"{', '.join(names)}: must be given"
     if plain := re.match(r"argument ([^:]*?)(?:/[^:]*)?: (.*)", message, re.DOTALL):
         return _plain(plain[1].split("/")[-1], plain[2])
-    if group := re.search(r"Group '([^']*)' does not accept option '([^']*)'", message):
-        return (
-            f"--{group[1]}: {_no_such_option(group[2], _class_in(_hint(group[1], None, roots)))}: {group[2]}"
-        )
     if inner := re.search(r"Subcommand '[^']*' does not accept option '([^']*)'", message):
         return _unknown_option(f"--{inner[1]}", flags)
     path, leaf = _deepest(message)
@@ -76,6 +72,9 @@ def _deepest(message: str) -> tuple[list[tuple[str, str]], str]:
 
 
 def _explained(key: str, leaf: str, message: str, owner: str | None, roots: Mapping[str, Any]) -> str:
+    if group := re.match(r"Group '([^']*)' does not accept option '([^']*)'", leaf):
+        key = f"{key}.{group[1]}" if key else group[1]
+        return f"--{key}: {_no_such_option(group[2], _class_in(_hint(key, owner, roots)))}: {group[2]}"
     hint = _hint(key, owner, roots)
     if option := re.match(
         r"Option '([^']*)' is not accepted|(?:Key )?.?\"?([\w.]+)\"? is not expected",

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from importlib.resources import files
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lit_cartridges.atomic_files import explained, write_atomically
 from lit_cartridges.callbacks import CartridgeCheckpoint, StepProgress, ThroughputMonitor
 from lit_cartridges.checkpoint_files import LAST, problem, resume_path, set_aside
-from lit_cartridges.commands.config_files import require_config_files
+from lit_cartridges.commands.config_files import installed, require_config_files
+from lit_cartridges.commands.ending import causes
 from lit_cartridges.commands.parsers import TrainerParser
 from lit_cartridges.commands.trainer_settings import blamed, require_trainer
 from lit_cartridges.data import SelfStudyDataModule
-from lit_cartridges.errors import SettingError
+from lit_cartridges.errors import SettingError, is_ours
 from lit_cartridges.module import LitCartridge
 from lit_cartridges.precision import require_full_precision
 from lit_cartridges.resuming import read_checkpoint
@@ -85,6 +87,7 @@ class CartridgeCLI(LightningCLI):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         first = next(iter(options.get("args") or ()), "")
+        self._args = list(options.get("args") or ())
         self._asked = first if first in LightningCLI.subcommands() else None
         super().__init__(*args, **options)
 
@@ -99,7 +102,7 @@ class CartridgeCLI(LightningCLI):
 
         ``--config NAME.yaml`` may name an installed recipe where there is no such file.
         """
-        args = [_installed(arg) for arg in (sys.argv[1:] if args is None else args)]
+        args = [installed(arg) for arg in (sys.argv[1:] if args is None else args)]
         require_config_files(args)
         return cls(
             LitCartridge,
@@ -144,6 +147,29 @@ class CartridgeCLI(LightningCLI):
         ):
             if path is not None:
                 _require_checkpoint(name, Path(path))
+
+    def instantiate_classes(self) -> None:
+        """Lightning's; what cannot be built without one option less is that option's fault."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            chain = [error, *causes(error)]
+            if any(is_ours(one) for one in chain):
+                raise
+            for place, flag in enumerate(self._args):
+                end = place + (1 if "=" in flag else 2)
+                if flag.startswith("--") and self._is_built(self._args[:place] + self._args[end:]):
+                    told = f"{flag} {' '.join(self._args[place + 1 : end])}".rstrip()
+                    raise SettingError(f"{told}: nothing can be built of this") from error
+            raise
+
+    def _is_built(self, args: list[str]) -> bool:
+        with redirect_stderr(StringIO()):
+            try:
+                self.parser.instantiate_classes(self.parser.parse_args(args))
+            except (SystemExit, Exception):
+                return False
+        return True
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
         try:
@@ -250,17 +276,3 @@ def _require_checkpoint(name: str, path: Path) -> None:
             "auto, never, or a checkpoint" if name == "resume" else "a checkpoint, such as last.ckpt of a run"
         )
         raise SettingError(f"{why}; give {mend}", {name: str(path)})
-
-
-def _installed(argument: str) -> str:
-    """The argument, or the place of the installed recipe that it names."""
-    option, _, name = argument.rpartition("=")
-    recipe = files("lit_cartridges.recipes") / name
-    if (
-        option not in ("", "--config")
-        or not name.endswith(".yaml")
-        or Path(name).exists()
-        or not recipe.is_file()
-    ):
-        return argument
-    return f"{option}={recipe}" if option else str(recipe)

@@ -22,7 +22,7 @@ from lit_cartridges.data.example_source import (
     ExampleSource,
 )
 from lit_cartridges.data.stream import ExampleStream, StreamState
-from lit_cartridges.errors import SettingError
+from lit_cartridges.errors import SettingError, called
 from lit_cartridges.run_settings import constructed, files_identity, identity
 from lit_cartridges.self_study.chunkers import TokenChunker
 from lit_cartridges.self_study.corpus import Corpus, open_corpus
@@ -162,11 +162,15 @@ class SelfStudyDataModule(L.LightningDataModule):
         self.renderer = ChatRenderer(
             tokenizer, system_template=self.system_template, enable_thinking=self.enable_thinking
         )
-        self.corpus_ids = self.corpus.token_ids(tokenizer)
+        with called("corpus", getattr(self.corpus, "path", "")):
+            self.corpus_ids = self.corpus.token_ids(tokenizer)
 
     def synthesizer(self, *, seed: int | None = None) -> Synthesizer:
         """Makes the conversations; `prepare` first, and the teacher must be bound before it is used."""
-        off_corpus_ids = self.off_corpus.token_ids(self.renderer.tokenizer) if self.off_corpus else None
+        off_corpus_ids = None
+        if self.off_corpus:
+            with called("off_corpus", getattr(self.off_corpus, "path", "")):
+                off_corpus_ids = self.off_corpus.token_ids(self.renderer.tokenizer)
         return Synthesizer(
             corpus_ids=self.corpus_ids,
             chunker=self.chunker,
@@ -337,7 +341,8 @@ class SelfStudyDataModule(L.LightningDataModule):
 
     def _recorded(self, name: str, path: str) -> RecordedConversations:
         """The recording of the setting ``name``, read now, so that a bad file fails before the model is loaded."""
-        recorded = RecordedConversations(path, tokenizer=self.renderer.tokenizer)
+        with called(name, path):
+            recorded = RecordedConversations(path, tokenizer=self.renderer.tokenizer)
         try:
             recorded.groups  # noqa: B018
         except (RecordingError, ConversationError) as error:

@@ -16,6 +16,7 @@ from lit_cartridges.base_weights import other_weights, plain_token, with_recorde
 from lit_cartridges.cartridge import Cartridge, Fingerprint
 from lit_cartridges.cartridge_files import write_atomically
 from lit_cartridges.cascade.options import CascadeOptions
+from lit_cartridges.errors import called
 from lit_cartridges.evals.asked import reserve_tokens
 from lit_cartridges.evals.cascade_system import STREAMS, stream_options, streamed
 from lit_cartridges.evals.evaluate import evaluate
@@ -149,7 +150,10 @@ def evaluate_command(
     tokenizer = load_tokenizer(name, **hub)
     renderer = ChatRenderer(tokenizer, system_template=system_template, enable_thinking=enable_thinking)
     documents = open_corpus(corpus) if isinstance(corpus, str | Path) else corpus
-    corpus_ids: TokenIds = documents.token_ids(tokenizer) if documents is not None else []
+    corpus_ids: TokenIds = []
+    if documents is not None:
+        with called("corpus", getattr(documents, "path", "")):
+            corpus_ids = documents.token_ids(tokenizer)
     reserve = reserve_tokens(renderer, questions, max_new_tokens)
     if compose:
         loaded[COMPOSED] = Cartridge.compose(list(loaded.values()))
@@ -223,7 +227,8 @@ def _load_cartridges(given: Sequence[str]) -> dict[str, Cartridge]:
             raise EvalError(
                 f"cartridges={list(given)}: the name {name!r} is taken; write NAME={path} with another one"
             )
-        loaded[name] = Cartridge.from_pretrained(path)
+        with called("cartridges", path):
+            loaded[name] = Cartridge.from_pretrained(path)
     return loaded
 
 

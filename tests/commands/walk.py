@@ -149,7 +149,9 @@ def run(argv: list[str]) -> Ending:
             status = "0"
         except SystemExit as end:
             status = str(end.code)
-        except BaseException as error:
+            if status == "130":  # Ctrl-C is for the tests
+                raise KeyboardInterrupt from end
+        except Exception as error:
             status = type(error).__name__
     return Ending(status, err.getvalue(), time.perf_counter() - begun)
 
