@@ -47,6 +47,7 @@ from lit_cartridges.settings import (
     Share,
     checked,
 )
+from lit_cartridges.settings.model_checks import DeviceMap, QuantizationConfig
 from lit_cartridges.strategies.frozen_models import FrozenModel, in_step, load_frozen_model
 from lit_cartridges.teachers.tokenizer_check import tokenizer_fingerprint
 
@@ -98,8 +99,8 @@ class LitCartridge(L.LightningModule):
         revision: str | None = None,
         token: SecretStr | str | None = None,
         trust_remote_code: bool = False,
-        device_map: str | dict[str, int | str] | None = None,
-        quantization_config: dict[str, Any] | None = None,
+        device_map: DeviceMap | None = None,
+        quantization_config: QuantizationConfig | None = None,
     ) -> None:
         super().__init__()
         if num_frozen_tokens >= num_tokens:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import Any, TypeVar
+
+from lit_cartridges.settings import problem
+from lit_cartridges.settings.model_checks import DeviceMap, QuantizationConfig
+
+T = TypeVar("T")
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +30,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--quantization_config",
-        type=_mapping,
+        type=_quantisation,
         help='JSON as transformers takes it: {"load_in_4bit": true} (default: the cartridge\'s)',
     )
 
@@ -42,7 +47,18 @@ def model_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _text_or_mapping(text: str) -> str | dict[str, Any]:
-    return _mapping(text) if text.lstrip().startswith("{") else text
+    value = _mapping(text) if text.lstrip().startswith("{") else text
+    return _checked(value, DeviceMap)
+
+
+def _quantisation(text: str) -> dict[str, Any]:
+    return _checked(_mapping(text), QuantizationConfig)
+
+
+def _checked(value: T, hint: Any) -> T:
+    if (why := problem(value, hint)) is not None:
+        raise argparse.ArgumentTypeError(f"{value!r}: {why}")
+    return value
 
 
 def _mapping(text: str) -> dict[str, Any]:

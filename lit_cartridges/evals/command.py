@@ -49,6 +49,7 @@ from lit_cartridges.settings import (
     WriteJsonName,
     checked,
 )
+from lit_cartridges.settings.model_checks import DeviceMap, QuantizationConfig
 from lit_cartridges.terminal import printable
 
 COMPOSED = "composed"
@@ -77,8 +78,8 @@ def evaluate_command(
     revision: str | None = None,
     token: SecretStr | str | None = None,
     trust_remote_code: bool = False,
-    device_map: str | dict[str, int | str] | None = None,
-    quantization_config: dict[str, Any] | None = None,
+    device_map: DeviceMap | None = None,
+    quantization_config: QuantizationConfig | None = None,
     progress: bool = True,
 ) -> list[EvalResult]:
     """Score cartridges and baselines on a task.

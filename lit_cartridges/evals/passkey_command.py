@@ -37,6 +37,7 @@ from lit_cartridges.settings import (
     WriteJsonName,
     checked,
 )
+from lit_cartridges.settings.model_checks import DeviceMap, QuantizationConfig
 from lit_cartridges.terminal import printable
 
 _CASCADE = CascadeOptions()
@@ -60,8 +61,8 @@ def passkey_command(
     revision: str | None = None,
     token: SecretStr | str | None = None,
     trust_remote_code: bool = False,
-    device_map: str | dict[str, int | str] | None = None,
-    quantization_config: dict[str, Any] | None = None,
+    device_map: DeviceMap | None = None,
+    quantization_config: QuantizationConfig | None = None,
 ) -> list[PasskeyCell]:
     """Ask for a key that was stated once in filler, by the text's length and the key's depth.
 

@@ -30,6 +30,7 @@ from lit_cartridges.settings import (
     WriteJsonName,
     checked,
 )
+from lit_cartridges.settings.model_checks import DeviceMap, QuantizationConfig
 from lit_cartridges.terminal import printable
 from lit_cartridges.text import text_ids
 
@@ -52,8 +53,8 @@ def perplexity_command(
     revision: str | None = None,
     token: SecretStr | str | None = None,
     trust_remote_code: bool = False,
-    device_map: str | dict[str, int | str] | None = None,
-    quantization_config: dict[str, Any] | None = None,
+    device_map: DeviceMap | None = None,
+    quantization_config: QuantizationConfig | None = None,
 ) -> list[StreamingResult]:
     """Perplexity of documents that are streamed, each from a fresh cache, every token scored once.
 

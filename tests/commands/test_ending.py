@@ -95,7 +95,7 @@ def test_our_errors_are_those_that_our_code_raises():
 
 
 def test_a_process_of_its_own(tmp_path):
-    """A bad setting, and weights that cannot be read, which are a fault."""
+    """A bad setting, and a fault of ours."""
     place = Place.make(tmp_path)
     base = [f"{name}={value}" for name, value in place.fit.items()]
     begin = [sys.executable, "-m", "lit_cartridges.cli", "fit", *base]
@@ -104,6 +104,10 @@ def test_a_process_of_its_own(tmp_path):
     )
     assert (told.returncode, told.stdout) == (2, "")
     assert told.stderr == "lit-cartridges fit: --model.num_tokens=-3 must be at least 1\n"
-    fault = subprocess.run(begin, capture_output=True, text=True, timeout=120, check=False)
+    broken = "from lit_cartridges.commands import recipes; recipes.main = lambda args: {}['x']"
+    run = "from lit_cartridges.cli import main; main(['recipes'])"
+    fault = subprocess.run(
+        [sys.executable, "-c", f"{broken}; {run}"], capture_output=True, text=True, timeout=120, check=False
+    )
     assert fault.returncode == 1
-    assert "Traceback" in fault.stderr and "SafetensorError" in fault.stderr.splitlines()[-1]
+    assert "Traceback" in fault.stderr and "KeyError" in fault.stderr.splitlines()[-1]

@@ -33,6 +33,7 @@ RIGHT = {
     r"--(model\.init\.(map|reduce)_prompt|data\.teacher\.(model|api_key_env)|task\.choices_field)": _ANY_WORDS,
     r"--trainer\.callbacks\.name": _ANY_WORDS,
     r"--data\.(off_)?corpus|evaluate --corpus": "a folder",
+    r"--(model\.)?(token|revision)": _ANY_TEXT,
     # Lists that may be empty.
     r"--(trainer\.(logger|callbacks|plugins)|cartridges)": "an empty list",
     # Numbers that may be 0, shares, or both.

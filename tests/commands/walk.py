@@ -24,9 +24,9 @@ from lit_cartridges.commands.parsers import CommandParser
 from lit_cartridges.pocket.world import World
 from tests.tiny_run import save_corpus, save_model
 
-# What a command ends with that has found nothing wrong. Of a file of weights that is none: what reading it raises.
+# What a command ends with that has found nothing wrong, and of a file of weights that is none, what reading it says.
 _REACHED = {"demo": "that the pocket language does not know", "compare-inits": "--options.Nope.std"}
-_MODEL_REACHED = "SafetensorError"
+_MODEL_REACHED = "its file model.safetensors is truncated or damaged"
 _NOT_SETTINGS = {"help", "config", "print_config", "print_shtab", "version", "subcommand"}
 
 
@@ -130,7 +130,7 @@ class Ending:
 
     def kind(self, command: str, flag: str) -> str:
         """``refused``: in one line that names the flag as it was typed; ``accepted``; or what else happened."""
-        if self.status in ("0", _MODEL_REACHED) or _REACHED.get(command, "\0") in self.told:
+        if self.status == "0" or _MODEL_REACHED in self.told or _REACHED.get(command, "\0") in self.told:
             return "accepted"
         if self.status != "2":
             return f"ended with {self.status}"
