@@ -30,7 +30,7 @@ class Variant(CascadeOptions):
     """
 
     setting: str
-    value: str
+    value: str = ""
     per_layer: dict[str, Any] = field(default_factory=dict)
     worth: Worth | None = None
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from transformers import PretrainedConfig
 
-from lit_cartridges.settings import NonNegativeInt, PositiveInt, Range, Share, check_fields
+from lit_cartridges.settings import NonNegativeInt, PositiveInt, PositiveShare, Range, check_fields
 
 if TYPE_CHECKING:
     from lit_cartridges.cascade.cascading_cache import CascadingCache
@@ -38,7 +38,7 @@ class CascadeOptions:
     eager_fill: bool = True
     head_reduction: HeadReduction = "max"
     shared_heads: bool = False
-    ema_factor: Share = 0.9999
+    ema_factor: PositiveShare = 0.9999
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -10,7 +10,7 @@ from lit_cartridges.cascade import cascade_prefill
 from lit_cartridges.cascade.options import CascadeOptions, Cascades, HeadReduction
 from lit_cartridges.init.init_strategy import InitContext, InitialTensors, InitStrategy
 from lit_cartridges.init.token_strategy import repeated
-from lit_cartridges.settings import NonNegativeInt, PositiveInt, Share, checked
+from lit_cartridges.settings import NonNegativeInt, PositiveInt, PositiveShare, checked
 
 
 class CascadeTokens(InitStrategy):
@@ -38,7 +38,7 @@ class CascadeTokens(InitStrategy):
         stride_tokens: PositiveInt = 512,
         head_reduction: HeadReduction = "max",
         shared_heads: bool = False,
-        ema_factor: Share = 0.9999,
+        ema_factor: PositiveShare = 0.9999,
     ) -> None:
         self.options = CascadeOptions(
             cascades=cascades,

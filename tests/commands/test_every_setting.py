@@ -32,6 +32,7 @@ RIGHT = {
     # Of a class below an option, where a list is no text.
     r"--(model\.init\.(map|reduce)_prompt|data\.teacher\.(model|api_key_env)|task\.choices_field)": _ANY_WORDS,
     r"--trainer\.callbacks\.name": _ANY_WORDS,
+    r"--out|demo --json": "a missing file",
     r"--data\.(off_)?corpus|evaluate --corpus": "a folder",
     r"--(model\.)?(token|revision)": _ANY_TEXT,
     # Lists that may be empty.
@@ -44,7 +45,8 @@ RIGHT = {
     r"--data\.teacher\.max_retries|--data\.off_corpus_share": "zero",
     r"--trainer\.(limit_(val|test|predict)_batches|gradient_clip_val)|--model\.final_lr_share": "zero|a fraction",
     r"--(data\.(question|answer)_)?temperature|--data\.teacher\.(backoff|server_down)_s": "zero|a fraction",
-    r"--temperature|--(cascade|model\.init)\.ema_factor": "zero|a fraction",
+    r"--temperature": "zero|a fraction",
+    r"--(cascade|model\.init)\.ema_factor": "a fraction",
     r"--model\.(learning_rate|init\.(std|ridge))|--data\.(min_mass|teacher\.timeout_s)": "a fraction",
     r"demo --share|compare-inits --compressions": "a fraction",
 }
@@ -85,6 +87,7 @@ def walk(command: str, place: Place, *, kinds: int, of_options: int) -> Counter[
             continue
         for kind, value in some(place.wrong_values(), flag, kinds).items():
             ending = run(command_line(command, place, flag, value, beside))
+            place.tidy()
             found = ending.kind(command, flag)
             ended[found] += 1
             expected = "accepted" if is_right(command, flag, kind) else "refused"

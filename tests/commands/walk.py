@@ -7,6 +7,7 @@ import inspect
 import io
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -99,6 +100,13 @@ class Place:
             "compose": {"--output": f"{self.folder / 'both'}"},
             "convert": {"--to": "peft"},
         }.get(command, {})
+
+    def tidy(self) -> None:
+        """Remove what a command has made of a wrong value that is right for it."""
+        for value in self.wrong_values().values():
+            if value and "/" not in value:
+                shutil.rmtree(Path(value), ignore_errors=True)
+        shutil.rmtree(self.folder / "nowhere", ignore_errors=True)
 
     def wrong_values(self) -> dict[str, str]:
         """Of each kind, by its name; few options have a use for one of them."""
