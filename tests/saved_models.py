@@ -68,21 +68,6 @@ MULTIMODAL: dict[str, dict[str, Any]] = {
         "vision_config": {**_QWEN_VISION, "deepstack_visual_indexes": [0]},
         **_QWEN_TOKENS,
     },
-    # AutoModelForCausalLM knows it too, and loads its text part alone.
-    "llama4": {
-        "text_config": {**_TEXT, "head_dim": 8, "intermediate_size_mlp": 48, "num_local_experts": 2},
-        "vision_config": {
-            "hidden_size": 16,
-            "intermediate_size": 64,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 28,
-            "patch_size": 14,
-            "vision_output_dim": 16,
-            "projector_input_dim": 16,
-            "projector_output_dim": 16,
-        },
-    },
 }
 
 

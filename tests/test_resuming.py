@@ -87,7 +87,7 @@ def test_what_must_not_change_is_refused_before_the_model_loads(run, capsys, mon
     assert "the checkpoint was made with " in told and "--resume never" in told and told.count("\n") == 1
     for name in names:
         _, then, now = CHANGES[name]
-        assert f"with {name}={then}, and this run has {now};" in told
+        assert f"with --{name}={then}, and this run has {now};" in told
     assert told.count("this run has") == len(names)
     assert contents(folder) == before
 

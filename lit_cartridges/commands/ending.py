@@ -20,7 +20,7 @@ from lit_cartridges.commands.given import as_typed, given_settings
 from lit_cartridges.errors import SettingError, is_ours
 
 DEBUG = "--debug"
-_MOST_CHARACTERS = 700
+_MOST_CHARACTERS = 2000
 _WRAPPED = "Does not validate against any of the Union subtypes"
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # Errors of the operating system that are about the user's own file, disk or rights.

@@ -39,7 +39,6 @@ from lit_cartridges.settings import (
     PositiveInt,
     PositiveShare,
     Range,
-    ReadName,
     ReadPath,
     Seed,
     Share,
@@ -100,7 +99,7 @@ class SelfStudyDataModule(L.LightningDataModule):
         *,
         corpus: ReadPath | Corpus,
         teacher: Teacher | None = None,
-        recorded: ReadName | None = None,
+        recorded: ReadPath | None = None,
         raw_corpus: bool = False,
         window_tokens: Annotated[int, Range(least=2, most=2**31 - 1)] = 512,
         min_chunk_tokens: PositiveInt = 512,
@@ -123,7 +122,7 @@ class SelfStudyDataModule(L.LightningDataModule):
         off_corpus_share: Share = 0.0,
         tokens_per_batch: BatchTokens = 2048,
         num_shards: Count | None = None,
-        validation: ReadName | None = None,
+        validation: ReadPath | None = None,
         validation_groups: Count = 4,
         recording: WriteFolderName | None = None,
         seed: Seed = 0,
@@ -339,14 +338,16 @@ class SelfStudyDataModule(L.LightningDataModule):
             return self._conversation_examples(self._recorded("validation", self.validation))
         return self._conversation_examples(self.synthesizer(seed=self.seed + _VALIDATION_SEED))
 
-    def _recorded(self, name: str, path: str) -> RecordedConversations:
+    def _recorded(self, name: str, path: str | Path) -> RecordedConversations:
         """The recording of the setting ``name``, read now, so that a bad file fails before the model is loaded."""
         with called(name, path):
-            recorded = RecordedConversations(path, tokenizer=self.renderer.tokenizer)
+            recorded = RecordedConversations(
+                path, tokenizer=self.renderer.tokenizer, vocab_size=self._vocab_size
+            )
         try:
             recorded.groups  # noqa: B018
         except (RecordingError, ConversationError) as error:
-            raise RecordingError(f"{name}={path!r}: {error}") from error
+            raise RecordingError(f"{name}={str(path)!r}: {error}") from error
         return recorded
 
     def _conversation_examples(
