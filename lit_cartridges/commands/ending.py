@@ -104,8 +104,10 @@ def one_line(text: str) -> str:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """What an error was raised from or while handling, the nearest first."""
-    while (cause := error.__cause__ or error.__context__) is not None:
+    """What an error was raised from or while handling, the nearest first; such a chain may lead back into itself."""
+    seen = {id(error)}
+    while (cause := error.__cause__ or error.__context__) is not None and id(cause) not in seen:
+        seen.add(id(cause))
         yield cause
         error = cause
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lit_cartridges.commands.ending import run_command
+from lit_cartridges.commands.ending import causes, run_command
 from lit_cartridges.errors import CartridgesError, SettingError, is_ours
 from lit_cartridges.self_study.chunkers import TokenChunker
 from lit_cartridges.teachers import TeacherError
@@ -55,6 +55,13 @@ def test_a_foreign_error_keeps_its_traceback(error):
     with pytest.raises(type(error)) as kept:
         run_command("lit-cartridges fit", [], fail)
     assert kept.value is error
+
+
+def test_a_chain_of_causes_that_leads_back_into_itself_ends():
+    """As where an error is raised anew while its own is handled."""
+    first, second = ValueError("first"), ValueError("second")
+    first.__context__, second.__context__ = second, first
+    assert list(causes(first)) == [second]
 
 
 def test_ctrl_c_is_status_130(capsys):
