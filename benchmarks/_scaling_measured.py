@@ -18,12 +18,12 @@ from benchmarks._counters import Flops, LiveBytes
 from benchmarks._models import random_conversations
 from benchmarks._shapes import Row, Shape
 from lit_cartridges.attention import reads_prefixes
-from lit_cartridges.attention_kernels import attend_plain
+from lit_cartridges.attention.kernels import attend_plain
+from lit_cartridges.attention.self_check import require_exact_reading
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.data.batch import PackedBatch, pack
 from lit_cartridges.losses import LanguageHead
 from lit_cartridges.module import LitCartridge
-from lit_cartridges.self_check import require_exact_reading
 from lit_cartridges.teachers.local import LocalTeacher
 from lit_cartridges.teachers.teacher import Sampling
 

@@ -11,7 +11,9 @@ from unittest.mock import patch
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lit_cartridges import attention_parts, losses, merged_attention
+from lit_cartridges import losses
+from lit_cartridges.attention import merged as merged_attention
+from lit_cartridges.attention import parts as attention_parts
 
 OVERHEAD = "Python, autograd and allocation between operations"
 PRODUCTS = "frozen layers: matrix products"

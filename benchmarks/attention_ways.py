@@ -15,8 +15,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks import _common as common
 from lit_cartridges.attention import Reading
-from lit_cartridges.attention_parts import PrefixPart
-from lit_cartridges.merged_attention import MergedAttention
+from lit_cartridges.attention.merged import MergedAttention
+from lit_cartridges.attention.parts import PrefixPart
 
 OURS, DENSE, LOOP = "merged (ours)", "dense mask", "loop over sequences"
 

@@ -25,6 +25,7 @@ from benchmarks import _common as common
 from benchmarks._cascade_variants import Variant, notes_ids, variants
 from lit_cartridges.cascade import cascade_prefill, streamed_logprobs
 from lit_cartridges.cascade.options import CascadeOptions
+from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.evals.cascade_system import CASCADE, CascadeSystem
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.passkey import passkey_cell
@@ -33,7 +34,6 @@ from lit_cartridges.pocket.passkey import PocketPasskey
 from lit_cartridges.pocket.task import PocketQuestions
 from lit_cartridges.pocket.vocabulary import ATTRIBUTE_OF, KIND_OF
 from lit_cartridges.pocket.world import Corpus, World
-from lit_cartridges.self_study.renderer import ChatRenderer
 from lit_cartridges.text import text_ids
 
 POCKET = "package:lit_cartridges.pocket/model"

@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 from benchmarks import _common as common
 from benchmarks._models import SIZES, random_llama, random_prefix
-from lit_cartridges.cache_argument import cache_argument
+from lit_cartridges.attention.cache_argument import cache_argument
 from lit_cartridges.cascade import CascadingCache, cascade_prefill, reads_cascades
 from lit_cartridges.cascade.chunk_attention import ChunkLayout, attend
 

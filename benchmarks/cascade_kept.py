@@ -23,10 +23,10 @@ from benchmarks.cascade_ablation import POCKET
 from lit_cartridges.cascade import cascade_prefill
 from lit_cartridges.cascade.cascade_layer import CascadeLayer
 from lit_cartridges.cascade.options import CascadeOptions
+from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.pocket.vocabulary import ATTRIBUTE_OF, KIND_OF
 from lit_cartridges.pocket.world import Corpus, World
-from lit_cartridges.self_study.renderer import ChatRenderer
 from lit_cartridges.text import text_ids
 
 KINDS = ("name", "value", "full stop", "other")

@@ -26,7 +26,7 @@ from transformers import DynamicCache, PreTrainedModel
 from benchmarks import _common as common
 from benchmarks._models import SIZES, random_llama
 from benchmarks._plots import crossing, loglog_plot, loglog_slope
-from lit_cartridges.cache_argument import cache_argument
+from lit_cartridges.attention.cache_argument import cache_argument
 from lit_cartridges.cascade import CascadingCache, cascade_prefill
 from lit_cartridges.init.init_cost import measured_init
 

@@ -22,12 +22,12 @@ import httpx
 
 from benchmarks import _common as common
 from benchmarks._vllm_server import NAME, VllmServer
+from lit_cartridges.conversations.conversation import Conversation
+from lit_cartridges.conversations.renderer import ChatRenderer
+from lit_cartridges.corpora.chunkers import TokenChunker
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.pocket import SEED_PROMPTS
 from lit_cartridges.pocket.corpus import WorldCorpus
-from lit_cartridges.self_study.chunkers import TokenChunker
-from lit_cartridges.self_study.conversation import Conversation
-from lit_cartridges.self_study.renderer import ChatRenderer
 from lit_cartridges.self_study.synthesizer import Synthesizer
 from lit_cartridges.teachers import LocalTeacher, OpenAITeacher, Sampling, Teacher
 

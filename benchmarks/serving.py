@@ -21,8 +21,8 @@ import torch
 
 from benchmarks import _common as common
 from benchmarks._models import SIZES, kv_bytes_per_token, random_llama, random_prefix
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.generation import generate_from_prefix
-from lit_cartridges.prefill import prefill
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:

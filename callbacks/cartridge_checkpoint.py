@@ -24,11 +24,11 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from lit_cartridges.cartridge_description import not_finite
-from lit_cartridges.checkpoint_files import BEST, LAST, PREVIOUS, AtomicCheckpointIO
+from lit_cartridges.cartridge_files.description import not_finite
 from lit_cartridges.data.batch import PackedBatch
-from lit_cartridges.run_folder import RunFolder
-from lit_cartridges.run_settings import constructed
+from lit_cartridges.runs.checkpoint_files import BEST, LAST, PREVIOUS, AtomicCheckpointIO
+from lit_cartridges.runs.run_folder import RunFolder
+from lit_cartridges.runs.run_settings import constructed
 from lit_cartridges.settings import PositiveInt, WriteFolderName, checked
 
 _log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class CartridgeCheckpoint(Checkpoint):
             self.best = state_dict["best"]
 
     def run_settings(self) -> dict[str, Any]:
-        """See `lit_cartridges.run_settings`."""
+        """See `lit_cartridges.runs.run_settings`."""
         return constructed(self, "checkpoint")
 
     def _save(self, trainer: L.Trainer, pl_module: Any) -> None:

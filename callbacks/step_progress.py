@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 
-from lit_cartridges.steady_bar import SteadyBar
+from lit_cartridges.runs.steady_bar import SteadyBar
 from lit_cartridges.terminal import printable
 
 

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 from transformers import TextGenerationPipeline
 
+from lit_cartridges.attention.prefixed_cache import left_padded
+from lit_cartridges.attention.self_check import require_exact_reading
+from lit_cartridges.conversations.conversation import Message
+from lit_cartridges.conversations.renderer import ChatRenderer, RendererError, user
 from lit_cartridges.generation import generate
-from lit_cartridges.position_limit import max_positions
-from lit_cartridges.prefixed_cache import left_padded
-from lit_cartridges.readable import unwrapped
-from lit_cartridges.self_check import require_exact_reading
-from lit_cartridges.self_study.renderer import ChatRenderer, RendererError, user
-from lit_cartridges.teachers.conversation import Message
+from lit_cartridges.models.position_limit import max_positions
+from lit_cartridges.models.readable import unwrapped
 
 if TYPE_CHECKING:
     from lit_cartridges.cartridge import Cartridge

@@ -10,65 +10,27 @@ per key as well, which attention adds to that key's scores (AttentionMatching, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PretrainedConfig, PreTrainedModel
+from transformers import Cache, PreTrainedModel
 
-from lit_cartridges.prefixed_cache import CartridgeCache
-from lit_cartridges.readable import unwrapped
+from lit_cartridges.attention.prefixed_cache import CartridgeCache
+from lit_cartridges.models.readable import unwrapped
 
 if TYPE_CHECKING:
     from lit_cartridges.attached import AttachedCartridge
 
-from lit_cartridges.base_weights import digest_of
-from lit_cartridges.cache_shapes import shape_differences
+from lit_cartridges.cartridge_files.folder import load_cartridge, push_cartridge, save_cartridge
+from lit_cartridges.models.base_weights import digest_of
+from lit_cartridges.models.cache_shapes import shape_differences
+from lit_cartridges.provenance import Fingerprint, Provenance
 
-
-@dataclass(frozen=True, kw_only=True)
-class Fingerprint:
-    """What must agree between a cartridge and a model: the shapes of the cache and how its keys are rotated."""
-
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
-    rope: dict[str, Any]
-
-    @classmethod
-    def of_config(cls, config: PretrainedConfig) -> Fingerprint:
-        """Read the fingerprint off a transformers config."""
-        text = config.get_text_config()
-        heads = text.num_attention_heads
-        rope = getattr(text, "rope_parameters", None) or {"rope_theta": getattr(text, "rope_theta", None)}
-        return cls(
-            num_layers=text.num_hidden_layers,
-            num_kv_heads=getattr(text, "num_key_value_heads", None) or heads,
-            head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
-            rope=_plain(rope),
-        )
-
-    def differences(self, other: Fingerprint) -> list[str]:
-        """One line per field that differs; empty when a cartridge of one fits the other."""
-        ours, theirs = asdict(self), asdict(other)
-        return [f"{name}: {ours[name]} against {theirs[name]}" for name in ours if ours[name] != theirs[name]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """Where a cartridge comes from; written to ``cartridge.json`` and the model card."""
-
-    base_model: str = ""
-    fingerprint: Fingerprint | None = None
-    init: str = ""
-    corpus_sha256: str = ""
-    steps: int = 0
-    loss: float | None = None
-    base: dict[str, Any] = field(default_factory=dict)  # of its weights: see `base_weights`
-    notes: dict[str, Any] = field(default_factory=dict)
+__all__ = ["Cartridge", "Fingerprint", "Provenance"]
 
 
 class Cartridge(nn.Module):
@@ -144,7 +106,7 @@ class Cartridge(nn.Module):
         if len(lengths) != 1 or lengths != {past_key_values.get_seq_length()}:
             raise ValueError(
                 f"the cache's layers hold {sorted(lengths)} of {past_key_values.get_seq_length()} positions: its "
-                "sliding-window layers have dropped some; prefill with lit_cartridges.prefill.prefill, which keeps all"
+                "sliding-window layers have dropped some; prefill with lit_cartridges.attention.prefill.prefill, which keeps all"
             )
         held = min(lengths)
         if num_tokens is not None and not 1 <= num_tokens <= held:
@@ -290,21 +252,22 @@ class Cartridge(nn.Module):
 
     def save_pretrained(self, path: str | Path) -> Path:
         """Write the folder ``path``: ``cartridge.safetensors``, ``cartridge.json`` and a model card."""
-        from lit_cartridges.cartridge_files import save_cartridge
-
         return save_cartridge(self, Path(path))
 
     @classmethod
     def from_pretrained(cls, path: str | Path, **hub: Any) -> Cartridge:
         """Read a folder, or a repository of the Hub by its id (``hub`` goes to huggingface_hub's download)."""
-        from lit_cartridges.cartridge_files import load_cartridge
-
-        return load_cartridge(path, **hub)
+        held = load_cartridge(path, **hub)
+        return cls(
+            held.keys,
+            held.values,
+            held.key_biases,
+            num_frozen_tokens=held.num_frozen_tokens,
+            provenance=held.provenance,
+        )
 
     def push_to_hub(self, repo_id: str, **hub: Any) -> str:
         """Upload the folder to the Hub; returns its address (``hub`` goes to huggingface_hub's ``upload_folder``)."""
-        from lit_cartridges.cartridge_files import push_cartridge
-
         return push_cartridge(self, repo_id, **hub)
 
 
@@ -340,12 +303,3 @@ def _require_same_weights(cartridges: Sequence[Cartridge]) -> None:
             f"{name or 'an unnamed model'!r} (digest {digest[:12]})" for digest, name in known.items()
         )
         raise ValueError(f"cannot compose cartridges that were made with different weights: {what}")
-
-
-def _plain(value: Any) -> Any:
-    """JSON's idea of a config value, so that a fingerprint equals itself after a round trip."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in sorted(value.items())}
-    if isinstance(value, Iterable) and not isinstance(value, str):
-        return [_plain(v) for v in value]
-    return value

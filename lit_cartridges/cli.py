@@ -9,54 +9,50 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from lit_cartridges.commands import TRAINER_COMMANDS, load_commands
-from lit_cartridges.commands.ending import DEBUG, command, one_line
+from lit_cartridges.command_line.ending import DEBUG, command, one_line
+from lit_cartridges.commands import COMMANDS, TRAINER_COMMANDS, load_command, summaries
 from lit_cartridges.terminal import guard_terminal
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line ``args`` (``sys.argv`` by default); ends with status 2 on bad settings."""
     argv = list(sys.argv[1:] if args is None else args)
-    commands = load_commands()
     name = next((argument for argument in argv if argument != DEBUG), "--help")
     if name in ("-h", "--help"):
-        print(_overview(commands))
+        print(_overview())
         return
     if name == "--version":
         from lit_cartridges import __version__
 
         print(__version__)
         return
-    if name not in (*TRAINER_COMMANDS, *commands):
+    if name not in (*TRAINER_COMMANDS, *COMMANDS):
         told = one_line(f"lit-cartridges: there is no command {name!r}; ")
-        print(f"{told} {', '.join((*TRAINER_COMMANDS, *commands))}", file=sys.stderr)
+        print(f"{told} {', '.join((*TRAINER_COMMANDS, *COMMANDS))}", file=sys.stderr)
         raise SystemExit(2)
     argv.remove(name)
     _quiet()
     with command(f"lit-cartridges {name}", argv) as left:
         if name in TRAINER_COMMANDS:
-            from lit_cartridges.commands.trainer_cli import CartridgeCLI
+            from lit_cartridges.cartridge_cli import CartridgeCLI
 
             _quiet()  # once more: Lightning, imported just now, has turned its hints on
             CartridgeCLI.run_with([name, *left])
         else:
-            commands[name](left)
+            load_command(name)(left)
 
 
-def _overview(commands: dict[str, Callable[[list[str]], Any]]) -> str:
+def _overview() -> str:
     lines = [
         "usage: lit-cartridges COMMAND [options]     (COMMAND --help explains its options, --debug shows tracebacks)",
         "",
+        *(f"  {name:<15}{summary}" for name, summary in summaries().items()),
+        "",
+        "recipes: lit-cartridges recipes lists those that are installed",
     ]
-    summaries = {
-        **TRAINER_COMMANDS,
-        **{name: (c.__doc__ or "").splitlines()[0] for name, c in commands.items()},
-    }
-    lines += [f"  {name:<15}{summary}" for name, summary in summaries.items()]
-    return "\n".join([*lines, "", "recipes: lit-cartridges recipes lists those that are installed"])
+    return "\n".join(lines)
 
 
 def _quiet() -> None:

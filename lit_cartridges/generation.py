@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from lit_cartridges.attention import reading_prefix
-from lit_cartridges.cache_argument import CACHE_NAME, cache_among, cache_argument, cache_of
-from lit_cartridges.position_limit import warn_beyond_positions
-from lit_cartridges.prefixed_cache import PrefixedCache, left_padded, prefixed_cache
-from lit_cartridges.readable import unwrapped
+from lit_cartridges.attention.cache_argument import CACHE_NAME, cache_among, cache_argument, cache_of
+from lit_cartridges.attention.prefixed_cache import PrefixedCache, left_padded, prefixed_cache
+from lit_cartridges.models.position_limit import warn_beyond_positions
+from lit_cartridges.models.readable import unwrapped
 
 if TYPE_CHECKING:
     from lit_cartridges.cartridge import Cartridge

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from lit_cartridges.readable import UnreadableModelError, text_model
+from lit_cartridges.models.readable import UnreadableModelError, text_model
 
 Head = Callable[[Tensor], Tensor]
 

@@ -9,12 +9,12 @@ import torch
 from transformers import pipeline
 
 from lit_cartridges import Cartridge
+from lit_cartridges.attention.prefill import prefill
+from lit_cartridges.conversations.renderer import ChatRenderer, user
 from lit_cartridges.generation import generate
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.pocket import model_path
 from lit_cartridges.pocket.task import PocketQuestions
-from lit_cartridges.prefill import prefill
-from lit_cartridges.self_study.renderer import ChatRenderer, user
 from tests.tiny_models import tiny_config_model
 
 GREEDY = {"max_new_tokens": 24, "do_sample": False}

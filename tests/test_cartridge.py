@@ -10,11 +10,11 @@ from transformers import DynamicCache
 
 from lit_cartridges import Cartridge
 from lit_cartridges.attention import Reading, reads_prefixes
-from lit_cartridges.cache_argument import cache_argument
+from lit_cartridges.attention.cache_argument import cache_argument
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.cartridge import Fingerprint, Provenance
 from lit_cartridges.generation import generate
 from lit_cartridges.losses import LanguageHead, NextToken, Targets, chunked_loss
-from lit_cartridges.prefill import prefill
 from tests.tiny_models import VOCAB, tiny_model
 
 TOKENS, LAYERS, KV_HEADS, DIM = 12, 2, 2, 8

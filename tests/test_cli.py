@@ -169,7 +169,7 @@ def test_a_setting_that_cannot_work_fails_before_the_model_is_loaded(
     def loaded(*args, **kwargs):
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("lit_cartridges.module.load_frozen_model", loaded)
+    monkeypatch.setattr("lit_cartridges.module.lit_cartridge.load_frozen_model", loaded)
     with pytest.raises(SystemExit) as end:
         main(command("fit", options | {setting: value}))
     assert end.value.code == 2

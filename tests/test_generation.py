@@ -10,8 +10,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from lit_cartridges import Cartridge
 from lit_cartridges.attention import NAME
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.generation import generate
-from lit_cartridges.prefill import prefill
 from tests.tiny_models import VOCAB, tiny_model
 
 PREFIX = torch.arange(10, 29)
@@ -139,7 +139,7 @@ def test_a_missing_mask_means_no_padding(llama):
 
 def test_the_prefix_is_copied_for_no_row(llama, monkeypatch):
     """All rows, layers and steps read one storage per layer, of one row; the cache holds the rows' own tokens only."""
-    from lit_cartridges import reading
+    from lit_cartridges.attention import reading
 
     cartridge = cartridge_of(llama)  # which tries the model out
     plain, seen = reading.MergedAttention.apply, []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_cartridges.commands.trainer_cli import CartridgeCLI
+from lit_cartridges.cartridge_cli import CartridgeCLI
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
@@ -45,7 +45,7 @@ def test_the_recipe_builds_its_module_and_data(recipe, tmp_path, monkeypatch):
     (tmp_path / "benchmark_v5.json").write_text(json.dumps({"patient_01": PATIENT}))
     content = yaml.safe_load(recipe.read_text())
     if "class_path" in content["model"]:
-        from lit_cartridges.pocket.pretrain import main
+        from pocket_lab.pretrain import main
 
         with pytest.raises(SystemExit) as end:
             main(["fit", "--config", str(recipe), "--print_config"])

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lit_cartridges.cartridge_cli import CartridgeCLI
 from lit_cartridges.cli import main
-from lit_cartridges.commands.trainer_cli import CartridgeCLI
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "recipes" / "slurm"

@@ -15,12 +15,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import lit_cartridges.terminal
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.cartridge import Cartridge, Fingerprint, Provenance
 from lit_cartridges.cli import main
 from lit_cartridges.commands.reply_streamer import ReplyStreamer
 from lit_cartridges.evals.table import aligned
-from lit_cartridges.prefill import prefill
-from lit_cartridges.steady_bar import SteadyBar
+from lit_cartridges.runs.steady_bar import SteadyBar
 from lit_cartridges.terminal import printable, printable_line
 from lit_cartridges.text import text_ids
 from tests.text.tokenizers import tokenizer

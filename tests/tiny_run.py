@@ -12,12 +12,12 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from lit_cartridges.conversations.conversation import Conversation, Message
+from lit_cartridges.conversations.recording import tokenizer_fingerprint, write_conversations
+from lit_cartridges.conversations.top_logprobs import TopLogprobs
+from lit_cartridges.corpora.open_corpus import TextCorpus
 from lit_cartridges.data import SelfStudyDataModule
 from lit_cartridges.module import LitCartridge
-from lit_cartridges.self_study.corpus import TextCorpus
-from lit_cartridges.self_study.recording import tokenizer_fingerprint, write_conversations
-from lit_cartridges.teachers.conversation import Conversation, Message
-from lit_cartridges.teachers.top_logprobs import TopLogprobs
 from tests.tiny_models import VOCAB, tiny_model
 
 SPECIALS = ["<pad>", "<bos>", "<end>", "<unk>", "<system>", "<user>", "<assistant>"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
-from lit_cartridges.attention_extras import AttentionExtras
+from lit_cartridges.attention.extras import AttentionExtras
 from lit_cartridges.cascade.chunk_attention import ChunkLayout, attend
 from lit_cartridges.cascade.insertion import InsertionPlan, plan_insertion, stored_tokens
 from lit_cartridges.cascade.shape import CascadeShape

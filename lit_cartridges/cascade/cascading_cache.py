@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from transformers import Cache, PretrainedConfig, PreTrainedModel
 
-from lit_cartridges.base_weights import base_of
 from lit_cartridges.cartridge import Cartridge, Fingerprint, Provenance
 from lit_cartridges.cascade.cascade_layer import HEAD_REDUCTIONS, CascadeLayer
 from lit_cartridges.cascade.rotation import Rotation
 from lit_cartridges.cascade.shape import CascadeShape
+from lit_cartridges.models.base_weights import base_of
 
 PerLayer = int | Sequence[int]
 

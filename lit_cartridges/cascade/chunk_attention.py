@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lit_cartridges.attention_extras import PLAIN, AttentionExtras
-from lit_cartridges.plain_attention import without_autocast
+from lit_cartridges.attention.extras import PLAIN, AttentionExtras
+from lit_cartridges.attention.plain import without_autocast
 
 # Probabilities held at a time, over all rows and heads: 4 MiB in fp32, which a CPU's cache keeps, and 256 MiB elsewhere.
 BLOCK_ELEMENTS = {"cpu": 2**20}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lit_cartridges.cache_argument import cache_argument
+from lit_cartridges.attention.cache_argument import cache_argument
 from lit_cartridges.cascade.cascading_cache import CascadingCache
 from lit_cartridges.cascade.reading import reads_cascades
 

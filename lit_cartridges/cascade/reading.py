@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_cartridges.attention_extras import known_extras
-from lit_cartridges.cache_argument import CACHE_NAME, cache_among
+from lit_cartridges.attention.cache_argument import CACHE_NAME, cache_among
+from lit_cartridges.attention.extras import known_extras
+from lit_cartridges.attention.model_calls import attends_to_calls, brings
+from lit_cartridges.attention.readers import LayerCall
 from lit_cartridges.cascade.cascade_layer import CascadeLayer, CascadeStep
 from lit_cartridges.cascade.cascading_cache import CascadingCache
 from lit_cartridges.cascade.rotation import Rotation
 from lit_cartridges.cascade.shape import CascadeShape
-from lit_cartridges.model_calls import attends_to_calls, brings
-from lit_cartridges.readable import unwrapped
-from lit_cartridges.readers import LayerCall
+from lit_cartridges.models.readable import unwrapped
 
 
 class CascadeReading:

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lit_cartridges.model_calls import attends_to_calls, running_reader
-from lit_cartridges.readable import require_readable, text_model
-from lit_cartridges.readers import LayerCall
-from lit_cartridges.rotary import turned_width
+from lit_cartridges.attention.model_calls import attends_to_calls, running_reader
+from lit_cartridges.attention.readers import LayerCall
+from lit_cartridges.attention.rotary import turned_width
+from lit_cartridges.models.readable import require_readable, text_model
 
 _TOLERANCE = 0.01  # of the largest entry of a key; a key at a wrong position is off by many times that
 _known: WeakKeyDictionary[PreTrainedModel, tuple[bool, ...]] = WeakKeyDictionary()

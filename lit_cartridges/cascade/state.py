@@ -12,10 +12,10 @@ from safetensors.torch import save
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from lit_cartridges.cartridge_description import sha256_of, tensors_sha256
-from lit_cartridges.cartridge_files import write_atomically
+from lit_cartridges.cartridge_files.description import sha256_of, tensors_sha256
 from lit_cartridges.errors import CartridgesError
-from lit_cartridges.file_content import one_line, parse_json, whole_number
+from lit_cartridges.files.content import one_line, parse_json, whole_number
+from lit_cartridges.runs.atomic_files import write_atomically
 
 if TYPE_CHECKING:
     from lit_cartridges.cascade.cascade_layer import CascadeLayer

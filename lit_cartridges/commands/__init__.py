@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from importlib import import_module
+from importlib.resources import files
 
 TRAINER_COMMANDS = {
     "fit": "Train a cartridge by a recipe.",
@@ -11,7 +13,7 @@ TRAINER_COMMANDS = {
     "test": "The same, under Lightning's name for the final score.",
     "predict": "Losses of a trained cartridge, token by token.",
 }
-_NAMES = (
+COMMANDS = (
     "synthesize",
     "evaluate",
     "perplexity",
@@ -26,6 +28,18 @@ _NAMES = (
 )
 
 
-def load_commands() -> dict[str, Callable[[list[str]], object]]:
-    """Name -> function; each imports what it needs when it is called."""
-    return {name: import_module(f"lit_cartridges.commands.{name.replace('-', '_')}").main for name in _NAMES}
+def load_command(name: str) -> Callable[[list[str]], object]:
+    """The function of one of `COMMANDS`, which is imported now and not before."""
+    command: Callable[[list[str]], object] = import_module(f"{__name__}.{name.replace('-', '_')}").main
+    return command
+
+
+def summaries() -> dict[str, str]:
+    """What each command does, in a line: read off its source, since importing all would take seconds."""
+    told = dict(TRAINER_COMMANDS)
+    for name in COMMANDS:
+        source = files(__name__).joinpath(f"{name.replace('-', '_')}.py").read_text()
+        body = ast.parse(source).body
+        main = next(x for x in body if isinstance(x, ast.FunctionDef) and x.name == "main")
+        told[name] = (ast.get_docstring(main) or "").splitlines()[0]
+    return told

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 
 from lit_cartridges.attached import AttachedCartridge
-from lit_cartridges.base_weights import other_weights, with_recorded
 from lit_cartridges.cartridge import Cartridge
-from lit_cartridges.commands.model_options import add_model_options, model_options
-from lit_cartridges.commands.parsers import CommandParser, option
+from lit_cartridges.command_line.model_options import add_model_options, model_options
+from lit_cartridges.command_line.parsers import CommandParser, option
 from lit_cartridges.commands.reply_streamer import ReplyStreamer
+from lit_cartridges.conversations.conversation import Message
+from lit_cartridges.conversations.renderer import user
 from lit_cartridges.models import hub_options, load_model, load_tokenizer
-from lit_cartridges.self_study.renderer import user
+from lit_cartridges.models.base_weights import other_weights, with_recorded
 from lit_cartridges.settings import DeviceName, DTypeName, PositiveInt, Temperature
-from lit_cartridges.teachers.conversation import Message
 from lit_cartridges.terminal import printable, printable_line
 
 

@@ -11,8 +11,8 @@ def main(args: list[str]) -> None:
     Each combination of strategy, compression and seed is a run of its own, asked before training and as it goes.
     Prints a table and writes it with all figures and a plot. A comparison that was interrupted goes on by the same command.
     """
-    from lit_cartridges.commands.config_files import installed, require_config_files
-    from lit_cartridges.commands.parsers import CommandParser, option
+    from lit_cartridges.command_line.config_files import installed, require_config_files
+    from lit_cartridges.command_line.parsers import CommandParser, option
     from lit_cartridges.comparison import ComparisonSettings, compare
     from lit_cartridges.comparison.strategies import split_options
     from lit_cartridges.settings import Count, PositiveFloat, PositiveInt, Processes, ReadFile, WriteFolder

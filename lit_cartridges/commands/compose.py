@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lit_cartridges.cartridge import Cartridge
-from lit_cartridges.commands.parsers import CommandParser, option
+from lit_cartridges.command_line.parsers import CommandParser, option
 from lit_cartridges.settings import WriteFolder
 from lit_cartridges.terminal import printable_line
 

@@ -14,7 +14,7 @@ def main(args: list[str]) -> None:
 
     IN is recognised by its files. What OUT's format has no place for is said, line by line.
     """
-    from lit_cartridges.commands.parsers import CommandParser, option
+    from lit_cartridges.command_line.parsers import CommandParser, option
     from lit_cartridges.errors import SettingError
     from lit_cartridges.formats import FORMATS, format_of, named_format, with_base_model
     from lit_cartridges.formats.cartridge_format import DTYPES

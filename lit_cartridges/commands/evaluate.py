@@ -1,12 +1,256 @@
-"""``lit-cartridges evaluate``."""
+"""``lit-cartridges evaluate``: cartridges and baselines on a task, as a table and as JSON."""
 
 from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse.typing import SecretStr
+from transformers import PretrainedConfig, PreTrainedModel
+
+import lit_cartridges.evals  # noqa: F401  tasks can then be named without their module
+from lit_cartridges.cartridge import Cartridge, Fingerprint
+from lit_cartridges.cascade.options import CascadeOptions
+from lit_cartridges.command_line.parsers import run_function
+from lit_cartridges.conversations.renderer import ChatRenderer
+from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
+from lit_cartridges.errors import called
+from lit_cartridges.evals.asked import reserve_tokens
+from lit_cartridges.evals.cascade_system import STREAMS, stream_options, streamed
+from lit_cartridges.evals.evaluate import evaluate
+from lit_cartridges.evals.result import EvalResult
+from lit_cartridges.evals.system import (
+    BASELINES,
+    ICL,
+    NO_CONTEXT,
+    ContextTooLong,
+    System,
+    TokenIds,
+    icl,
+    no_context,
+    of_cartridge,
+    require_room,
+    truncated_icl,
+)
+from lit_cartridges.evals.table import text_table
+from lit_cartridges.evals.task import EvalError, EvalTask
+from lit_cartridges.models import hub_options, load_config, load_model, load_tokenizer
+from lit_cartridges.models.base_weights import other_weights, plain_token, with_recorded
+from lit_cartridges.runs.atomic_files import write_atomically
+from lit_cartridges.settings import (
+    ChunkTemplate,
+    Count,
+    DeviceName,
+    DTypeName,
+    PositiveInt,
+    ReadPath,
+    WriteJsonName,
+    checked,
+)
+from lit_cartridges.settings.model_checks import DeviceMap, QuantizationConfig
+from lit_cartridges.terminal import printable
+
+COMPOSED = "composed"
+_CASCADE = CascadeOptions()
+
+
+@checked
+def evaluate_command(
+    *,
+    task: EvalTask,
+    cartridges: Sequence[str] = (),
+    model: str | None = None,
+    corpus: ReadPath | Corpus | None = None,
+    systems: Sequence[str] = (),
+    compose: bool = False,
+    out: WriteJsonName | None = None,
+    num_questions: PositiveInt | None = None,
+    batch_size: Count = 64,
+    max_new_tokens: PositiveInt = 64,
+    max_context_tokens: PositiveInt | None = None,
+    cascade: CascadeOptions = _CASCADE,
+    system_template: ChunkTemplate = "{chunk}",
+    enable_thinking: bool = False,
+    dtype: DTypeName | None = None,
+    device: DeviceName = "auto",
+    revision: str | None = None,
+    token: SecretStr | str | None = None,
+    trust_remote_code: bool = False,
+    device_map: DeviceMap | None = None,
+    quantization_config: QuantizationConfig | None = None,
+    progress: bool = True,
+) -> list[EvalResult]:
+    """Score cartridges and baselines on a task.
+
+    Args:
+        task: the questions.
+        cartridges: folders or Hub repositories; NAME=FOLDER sets the name in the table.
+        model: the frozen model by its Hub id, folder, or ``package:NAME/FOLDER``; by default the one that the first
+            cartridge names.
+        corpus: the documents, which icl and truncated_icl put into the context, and which cascade and streaming_llm
+            stream through a cache of fixed size: a path or a reader.
+        systems: baselines beside the cartridges, of "icl", "truncated_icl", "no_context", "cascade", "streaming_llm".
+        compose: also ask all cartridges side by side.
+        out: JSON file for the figures and every reply.
+        num_questions: ask so many, at even distances; all by default.
+        batch_size: questions answered together.
+        max_new_tokens: length at which a reply is cut.
+        max_context_tokens: positions that icl and truncated_icl may use, if fewer than the model has.
+        cascade: the size of the cache of cascade, and of streaming_llm, which has one sub-cache in any case.
+        system_template: the system message in which the baselines show the corpus, as ``{chunk}``.
+        enable_thinking: let models that can think do so.
+        dtype: of the model: "auto" (as in its files), "float32", "bfloat16", "float16"; by default what the cartridge that
+            names it was made with.
+        device: "auto", "cpu", "cuda", "cuda:1", …
+        revision: branch, tag or commit of the model on the Hub; by default the cartridge's, if that names the model.
+        token: for private and gated models of the Hub, where HF_TOKEN does not hold it.
+        trust_remote_code: run code that comes with the model.
+        device_map: "auto", or a device per module, which accelerate then spreads; ``device`` is not used then.
+        quantization_config: as transformers takes it: ``{load_in_4bit: true}``, likewise.
+        progress: show a bar.
+
+    Returns:
+        One result per system, in the table's order. A baseline that does not fit the context is left out with a line.
+
+    Raises:
+        ValueError: settings that do not go together, a path without a cartridge or with one for another model, a task
+            without questions: all before the model is loaded.
+    """
+    unknown = [system for system in systems if system not in (*BASELINES, *STREAMS)]
+    if unknown:
+        raise EvalError(
+            f"systems={list(systems)}: there is no {unknown[0]!r}; choose from {', '.join((*BASELINES, *STREAMS))}"
+        )
+    if not systems and not cartridges:
+        raise EvalError(
+            "cartridges=[], systems=[]: nothing to evaluate: give cartridges, or systems such as icl"
+        )
+    if corpus is None and (needing := [system for system in systems if system != NO_CONTEXT]):
+        raise EvalError(f"systems={list(systems)}: {needing[0]} needs the corpus; set corpus")
+    if compose and len(cartridges) < 2:
+        raise EvalError(f"compose=true needs at least 2 cartridges, got {len(cartridges)}")
+    questions = task.pick(num_questions)
+    loaded = _load_cartridges(cartridges)
+    given = {
+        "dtype": dtype,
+        "revision": revision,
+        "token": plain_token(token),
+        "trust_remote_code": trust_remote_code,
+        "device_map": device_map,
+        "quantization_config": quantization_config,
+    }
+    name, settings = with_recorded([c.provenance for c in loaded.values()], model, given)
+    if name is None:
+        raise EvalError("no cartridge names its model; set model")
+    setting = "model" if model else "base_model of the cartridge"
+    hub = hub_options(settings) | {"setting": setting}
+    config = load_config(name, **hub)
+    _require_made_for(config, name, loaded)
+    tokenizer = load_tokenizer(name, **hub)
+    renderer = ChatRenderer(tokenizer, system_template=system_template, enable_thinking=enable_thinking)
+    documents = open_corpus(corpus) if isinstance(corpus, str | Path) else corpus
+    corpus_ids: TokenIds = []
+    if documents is not None:
+        with called("corpus", getattr(documents, "path", "")):
+            corpus_ids = documents.token_ids(tokenizer)
+    reserve = reserve_tokens(renderer, questions, max_new_tokens)
+    if compose:
+        loaded[COMPOSED] = Cartridge.compose(list(loaded.values()))
+    for title, cartridge in loaded.items():
+        require_room(config, title, cartridge.num_tokens, reserve)
+    for stream in set(systems) & set(STREAMS):
+        stream_options(stream, cascade).new_cache(config)  # sizes that cannot be are refused here
+    frozen: Any = load_model(name, device=_device(device), setting=setting, **settings)
+    for title, cartridge in loaded.items():
+        if difference := other_weights(cartridge, frozen):
+            print(f"warning: {title}: {difference}", file=sys.stderr)
+
+    limits = {"reserve_tokens": reserve, "max_context_tokens": max_context_tokens}
+    results = []
+    for system in _systems(frozen, renderer, loaded, systems, corpus_ids, limits, cascade):
+        results.append(
+            evaluate(
+                frozen,
+                renderer,
+                system,
+                task,
+                batch_size=batch_size,
+                max_new_tokens=max_new_tokens,
+                num_questions=num_questions,
+                progress=progress,
+            )
+        )
+    if results:
+        print(text_table(results))
+    if out is not None:
+        content = {
+            "model": name,
+            "task": task.describe(),
+            "results": [result.as_dict() for result in results],
+        }
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(out), (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+    return results
+
+
+def _systems(
+    model: PreTrainedModel,
+    renderer: ChatRenderer,
+    cartridges: dict[str, Cartridge],
+    baselines: Sequence[str],
+    corpus_ids: TokenIds,
+    limits: dict[str, Any],
+    cascade: CascadeOptions,
+) -> Iterator[System]:
+    """One at a time, so that one prefix is in memory."""
+    for name, cartridge in cartridges.items():
+        yield of_cartridge(name, cartridge, model)
+    for name in baselines:
+        try:
+            if name == NO_CONTEXT:
+                yield no_context()
+            elif name in STREAMS:
+                yield streamed(name, model, renderer, corpus_ids, cascade)
+            else:
+                yield (icl if name == ICL else truncated_icl)(model, renderer, corpus_ids, **limits)
+        except ContextTooLong as error:
+            print(printable(f"left out {error}"))
+
+
+def _load_cartridges(given: Sequence[str]) -> dict[str, Cartridge]:
+    loaded: dict[str, Cartridge] = {}
+    for text in given:
+        name, equals, path = text.rpartition("=")
+        name = name if equals else path
+        if name in loaded or name in (*BASELINES, *STREAMS, COMPOSED):
+            raise EvalError(
+                f"cartridges={list(given)}: the name {name!r} is taken; write NAME={path} with another one"
+            )
+        with called("cartridges", path):
+            loaded[name] = Cartridge.from_pretrained(path)
+    return loaded
+
+
+def _require_made_for(config: PretrainedConfig, model: str, cartridges: dict[str, Cartridge]) -> None:
+    for name, cartridge in cartridges.items():
+        made_for = cartridge.provenance.fingerprint
+        if made_for and (differences := made_for.differences(Fingerprint.of_config(config))):
+            raise EvalError(
+                f"cartridges: {name} (of {cartridge.provenance.base_model or 'an unnamed model'}) does not fit "
+                f"model={model}: cartridge against model, " + "; ".join(differences)
+            )
+
+
+def _device(name: str) -> torch.device:
+    return (
+        torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+    )
 
 
 def main(args: list[str]) -> None:
     """Score cartridges and baselines on a task, as a table and as JSON."""
-    import lit_cartridges.evals  # noqa: F401  tasks can then be named without their module
-    from lit_cartridges.commands.parsers import run_function
-    from lit_cartridges.evals.command import evaluate_command
-
     run_function(evaluate_command, args, prog="lit-cartridges evaluate")

@@ -1,11 +1,161 @@
-"""``lit-cartridges perplexity``."""
+"""``lit-cartridges perplexity``: streaming perplexity of documents many times the context, as a table and as JSON."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from jsonargparse.typing import SecretStr
+
+from lit_cartridges.cascade.options import CascadeOptions
+from lit_cartridges.command_line.parsers import run_function
+from lit_cartridges.conversations.renderer import ChatRenderer
+from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
+from lit_cartridges.evals.cascade_system import CASCADE, STREAMING_LLM
+from lit_cartridges.evals.streaming import STREAMING_SYSTEMS, StreamingResult, streaming_perplexity
+from lit_cartridges.evals.system import ContextTooLong
+from lit_cartridges.evals.table import aligned
+from lit_cartridges.evals.task import EvalError
+from lit_cartridges.models import load_config, load_model, load_tokenizer
+from lit_cartridges.models.base_weights import plain_token
+from lit_cartridges.runs.atomic_files import write_atomically
+from lit_cartridges.settings import (
+    DeviceName,
+    DTypeName,
+    PositiveInt,
+    Range,
+    ReadPath,
+    WriteJsonName,
+    checked,
+)
+from lit_cartridges.settings.model_checks import DeviceMap, QuantizationConfig
+from lit_cartridges.terminal import printable
+from lit_cartridges.text import text_ids
+
+_CASCADE = CascadeOptions()
+
+
+@checked
+def perplexity_command(
+    *,
+    model: str,
+    corpora: Sequence[ReadPath | Corpus],
+    systems: Sequence[str] = STREAMING_SYSTEMS,
+    cascade: CascadeOptions = _CASCADE,
+    num_tokens: Annotated[int, Range(least=2, most=2**31 - 1)] | None = None,
+    max_context_tokens: PositiveInt | None = None,
+    plain: bool = False,
+    out: WriteJsonName | None = None,
+    dtype: DTypeName = "auto",
+    device: DeviceName = "auto",
+    revision: str | None = None,
+    token: SecretStr | str | None = None,
+    trust_remote_code: bool = False,
+    device_map: DeviceMap | None = None,
+    quantization_config: QuantizationConfig | None = None,
+) -> list[StreamingResult]:
+    """Perplexity of documents that are streamed, each from a fresh cache, every token scored once.
+
+    Args:
+        model: the frozen model by its Hub id, folder, or ``package:NAME/FOLDER``.
+        corpora: text files, folders, or readers; each of their documents is a stream of its own.
+        systems: of "cascade", "streaming_llm" (one sub-cache of the same total size), "truncated" (dense attention to as
+            many last tokens, read anew for every stride) and "dense", which is left out where a document does not fit.
+        cascade: the size of the cache, and how it scores.
+        num_tokens: cut documents after so many.
+        max_context_tokens: positions that dense may use, if fewer than the model has.
+        plain: read documents behind the tokenizer's first token alone; by default they are the system message of a chat
+            where the tokenizer has a template.
+        out: JSON file for the figures.
+        dtype: of the model: "auto" (as in its files), "float32", "bfloat16", "float16".
+        device: "auto", "cpu", "cuda", "cuda:1", …
+        revision: branch, tag or commit of the model on the Hub.
+        token: for private and gated models of the Hub, where HF_TOKEN does not hold it.
+        trust_remote_code: run code that comes with the model.
+        device_map: "auto", or a device per module, which accelerate then spreads; ``device`` is not used then.
+        quantization_config: as transformers takes it: ``{load_in_4bit: true}``.
+
+    Returns:
+        One result per system, in the given order.
+
+    Raises:
+        ValueError: settings that do not go together, or documents without text: all before the model is loaded.
+    """
+    unknown = [system for system in systems if system not in STREAMING_SYSTEMS]
+    if unknown or not systems:
+        raise EvalError(f"systems={list(systems)} must name some of {', '.join(STREAMING_SYSTEMS)}")
+    hub: dict[str, Any] = {
+        "revision": revision,
+        "token": plain_token(token),
+        "trust_remote_code": trust_remote_code,
+    }
+    config = load_config(model, **hub)
+    for system in set(systems) & {CASCADE, STREAMING_LLM}:
+        (cascade.streaming_llm() if system == STREAMING_LLM else cascade).new_cache(config)
+    documents = _documents(corpora, load_tokenizer(model, **hub), num_tokens, plain)
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    held: dict[str, Any] = {"device_map": device_map, "quantization_config": quantization_config}
+    frozen = load_model(model, dtype=dtype, device=chosen, **hub, **held)
+    results = []
+    for system in systems:
+        try:
+            results.append(
+                streaming_perplexity(
+                    frozen, documents, system, cascade, max_context_tokens=max_context_tokens
+                )
+            )
+        except ContextTooLong as error:
+            print(printable(f"left out {error}"))
+    if results:
+        print(_table(results))
+    if out is not None:
+        content = {"model": model, "results": [result.as_dict() for result in results]}
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(out), (json.dumps(content, indent=2) + "\n").encode())
+    return results
+
+
+def _documents(
+    corpora: Sequence[Path | Corpus], tokenizer: Any, num_tokens: int | None, plain: bool
+) -> list[list[int]]:
+    """Token ids of each document behind what opens it."""
+    if plain:
+        opening = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+    else:
+        opening = ChatRenderer(tokenizer).context_ids([])
+    documents = []
+    for corpus in corpora:
+        for document in (open_corpus(corpus) if isinstance(corpus, str | Path) else corpus).documents():
+            ids = (opening + text_ids(tokenizer, document.text))[:num_tokens]
+            if len(ids) > 1:
+                documents.append(ids)
+    if not documents:
+        raise EvalError(
+            f"corpora={[str(c) for c in corpora]}: there is no text to score; give some documents"
+        )
+    return documents
+
+
+def _table(results: Sequence[StreamingResult]) -> str:
+    header = ["system", "KV positions", "documents", "tokens", "nats/token", "perplexity", "tokens/s"]
+    rows = [
+        [
+            r.system,
+            f"{r.held_tokens:,}",
+            f"{r.num_documents:,}",
+            f"{r.num_tokens:,}",
+            f"{r.nats_per_token:.4f}",
+            f"{r.perplexity:.3f}",
+            f"{r.num_tokens / r.seconds:,.0f}",
+        ]
+        for r in results
+    ]
+    return aligned([header, *rows])
 
 
 def main(args: list[str]) -> None:
     """Streaming perplexity of long documents: cascade, StreamingLLM, truncated and dense attention."""
-    from lit_cartridges.commands.parsers import run_function
-    from lit_cartridges.evals.perplexity_command import perplexity_command
-
     run_function(perplexity_command, args, prog="lit-cartridges perplexity")

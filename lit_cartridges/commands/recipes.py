@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from lit_cartridges.commands.parsers import CommandParser
+from lit_cartridges.command_line.parsers import CommandParser
 from lit_cartridges.terminal import printable
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lit_cartridges.commands.parsers import CommandParser, option
-from lit_cartridges.self_study.recording import Recording
+from lit_cartridges.command_line.parsers import CommandParser, option
+from lit_cartridges.conversations.recording import Recording
+from lit_cartridges.runs.steady_bar import SteadyBar
 from lit_cartridges.settings import Count, WriteParquet
-from lit_cartridges.steady_bar import SteadyBar
 from lit_cartridges.terminal import printable_line
 
 
@@ -33,7 +33,7 @@ def main(args: list[str]) -> None:
 
 def synthesize(recipe_args: list[str], *, output: Path, num_conversations: int) -> int:
     """Make the conversations and write them to ``output``; returns their number."""
-    from lit_cartridges.commands.trainer_cli import CartridgeCLI
+    from lit_cartridges.cartridge_cli import CartridgeCLI
     from lit_cartridges.self_study.room import require_room
     from lit_cartridges.teachers.local import LocalTeacher
 

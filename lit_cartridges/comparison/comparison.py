@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lit_cartridges.cartridge_files import write_atomically
 from lit_cartridges.comparison.plan import Plan
 from lit_cartridges.comparison.recipe import Recipe
 from lit_cartridges.comparison.report import markdown, plot, table
@@ -22,6 +21,7 @@ from lit_cartridges.comparison.strategies import (
 from lit_cartridges.errors import SettingError
 from lit_cartridges.evals.table import aligned
 from lit_cartridges.init import INITS
+from lit_cartridges.runs.atomic_files import write_atomically
 from lit_cartridges.settings import (
     Count,
     PositiveFloat,
@@ -31,8 +31,8 @@ from lit_cartridges.settings import (
     WriteFolder,
     check_fields,
 )
+from lit_cartridges.strategies.training_processes import is_finished, train_all
 from lit_cartridges.terminal import printable
-from lit_cartridges.training_processes import is_finished, train_all
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.accelerators import CPUAccelerator
 
 from lit_cartridges.callbacks import LongContextEval
-from lit_cartridges.commands.trainer_cli import CartridgeCLI
+from lit_cartridges.cartridge_cli import CartridgeCLI
 from lit_cartridges.evals.asked import reserve_tokens
 from lit_cartridges.evals.system import CARTRIDGE, require_room
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
+from lit_cartridges.cartridge_files.model_card import markdown_text
 from lit_cartridges.comparison.results import Mean, Summary
 from lit_cartridges.evals.table import bytes_text
-from lit_cartridges.model_card import markdown_text
 
 
 def table(lines: Sequence[Summary], steps: Sequence[int]) -> list[list[str]]:

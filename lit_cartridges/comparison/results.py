@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lit_cartridges.comparison.plan import ComparedRun
-from lit_cartridges.run_metrics import read_metrics
+from lit_cartridges.runs.run_metrics import read_metrics
 
 
 @dataclass(frozen=True)

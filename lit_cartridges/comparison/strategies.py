@@ -10,7 +10,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from lit_cartridges.cartridge import Cartridge
-from lit_cartridges.commands.parser_errors import condensed
+from lit_cartridges.command_line.parser_errors import condensed
 from lit_cartridges.init import INITS, FromCartridge, InitStrategy, Text
 
 FROM_CARTRIDGE, TEXT = FromCartridge.__name__, Text.__name__

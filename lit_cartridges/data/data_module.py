@@ -14,6 +14,14 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
+from lit_cartridges.conversations.conversation import Conversation, ConversationError
+from lit_cartridges.conversations.parquet import conversation_files
+from lit_cartridges.conversations.recorded import RecordedConversations
+from lit_cartridges.conversations.recording import Recording
+from lit_cartridges.conversations.renderer import ChatRenderer
+from lit_cartridges.conversations.tokenizer_check import RecordingError
+from lit_cartridges.corpora.chunkers import TokenChunker
+from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
 from lit_cartridges.data.batch import PackedBatch, packed
 from lit_cartridges.data.example_source import (
     ConversationExamples,
@@ -23,11 +31,7 @@ from lit_cartridges.data.example_source import (
 )
 from lit_cartridges.data.stream import ExampleStream, StreamState
 from lit_cartridges.errors import SettingError, called
-from lit_cartridges.run_settings import constructed, files_identity, identity
-from lit_cartridges.self_study.chunkers import TokenChunker
-from lit_cartridges.self_study.corpus import Corpus, open_corpus
-from lit_cartridges.self_study.recording import Recording
-from lit_cartridges.self_study.renderer import ChatRenderer
+from lit_cartridges.runs.run_settings import constructed, files_identity, identity
 from lit_cartridges.self_study.room import READ_AGAIN_ERROR, require_room
 from lit_cartridges.self_study.seed_prompts import SeedPromptError, resolve_seed_prompts
 from lit_cartridges.self_study.synthesizer import Synthesizer
@@ -48,12 +52,8 @@ from lit_cartridges.settings import (
 )
 from lit_cartridges.strategies.frozen_models import in_step
 from lit_cartridges.strategies.lost_process import explain_lost_process
-from lit_cartridges.teachers.conversation import Conversation, ConversationError
-from lit_cartridges.teachers.conversation_file import conversation_files
 from lit_cartridges.teachers.local import LocalTeacher
-from lit_cartridges.teachers.recorded import RecordedConversations
 from lit_cartridges.teachers.teacher import Sampling, Teacher
-from lit_cartridges.teachers.tokenizer_check import RecordingError
 from lit_cartridges.text import text_ids
 
 # Added to the seed for conversations that are not trained on.
@@ -263,7 +263,7 @@ class SelfStudyDataModule(L.LightningDataModule):
         return self.val_dataloader()
 
     def run_settings(self) -> dict[str, Any]:
-        """See `lit_cartridges.run_settings`. An attribute of another name than the argument's is told here."""
+        """See `lit_cartridges.runs.run_settings`. An attribute of another name than the argument's is told here."""
         files = conversation_files(Path(self.recorded)) if self.recorded is not None else ()
         return constructed(
             self,

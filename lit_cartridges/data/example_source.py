@@ -9,10 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_cartridges.conversations.conversation import Conversation
+from lit_cartridges.conversations.recording import Recording
+from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.data.batch import Example
-from lit_cartridges.self_study.recording import Recording
-from lit_cartridges.self_study.renderer import ChatRenderer
-from lit_cartridges.teachers.conversation import Conversation
 
 
 class ConversationSource(Protocol):

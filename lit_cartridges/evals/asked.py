@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lit_cartridges.conversations.renderer import ChatRenderer, user
 from lit_cartridges.evals.task import EvalError, EvalQuestion
-from lit_cartridges.self_study.renderer import ChatRenderer, user
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from lit_cartridges.cache_argument import cache_argument
+from lit_cartridges.attention.cache_argument import cache_argument
 from lit_cartridges.cascade import CascadingCache, cascade_prefill, reads_cascades
 from lit_cartridges.cascade.options import CascadeOptions
+from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.evals.system import System, TokenIds
 from lit_cartridges.generation import left_padded
-from lit_cartridges.self_study.renderer import ChatRenderer
 
 CASCADE, STREAMING_LLM = "cascade", "streaming_llm"
 STREAMS = (CASCADE, STREAMING_LLM)

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from lit_cartridges.attention import reads_prefixes
+from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.evals.asked import Asked, asked, longest
 from lit_cartridges.evals.metrics import AnswerLogLikelihood, SecondsPerAnswer, ShareRight
 from lit_cartridges.evals.result import EvalResult, Reply
@@ -28,7 +29,6 @@ from lit_cartridges.evals.system import System
 from lit_cartridges.evals.task import EvalError, EvalTask
 from lit_cartridges.generation import left_padded
 from lit_cartridges.losses import LanguageHead, NextToken, Targets, chunked_loss
-from lit_cartridges.self_study.renderer import ChatRenderer
 from lit_cartridges.terminal import printable_line
 
 

@@ -12,10 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lit_cartridges.corpora.corpus import Corpus, Document
 from lit_cartridges.evals.choices import with_choices
 from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
-from lit_cartridges.file_content import named, one_line, parse_json
-from lit_cartridges.self_study.corpus_base import Corpus, Document
+from lit_cartridges.files.content import named, one_line, parse_json
 from lit_cartridges.settings import ReadFile, checked
 
 _OPTIONS = ("answer_a", "answer_b", "answer_c", "answer_d", "answer_e")

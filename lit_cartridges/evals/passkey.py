@@ -16,12 +16,12 @@ from typing import Annotated, Any
 from transformers import PreTrainedModel
 
 from lit_cartridges.cascade.options import CascadeOptions
+from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.evals.asked import reserve_tokens
 from lit_cartridges.evals.cascade_system import STREAMS, streamed
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.system import ICL, NO_CONTEXT, TRUNCATED_ICL, System, icl, no_context, truncated_icl
 from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
-from lit_cartridges.self_study.renderer import ChatRenderer
 from lit_cartridges.settings import Range, checked
 from lit_cartridges.text import text_ids
 

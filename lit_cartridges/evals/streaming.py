@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
-from lit_cartridges.cache_argument import cache_argument
+from lit_cartridges.attention.cache_argument import cache_argument
 from lit_cartridges.cascade import streamed_logprobs
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.evals.cascade_system import CASCADE, STREAMING_LLM

@@ -17,11 +17,11 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from lit_cartridges.attention import Reading
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.cartridge import Cartridge
+from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.evals.task import EvalError
 from lit_cartridges.generation import generate_from_prefix
-from lit_cartridges.prefill import prefill
-from lit_cartridges.self_study.renderer import ChatRenderer
 
 CARTRIDGE, ICL, TRUNCATED_ICL, NO_CONTEXT = "cartridge", "icl", "truncated_icl", "no_context"
 BASELINES = (ICL, TRUNCATED_ICL, NO_CONTEXT)

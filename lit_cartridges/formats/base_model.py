@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lit_cartridges.cache_shapes import shape_differences
 from lit_cartridges.cartridge import Cartridge, Fingerprint
 from lit_cartridges.models import load_config
+from lit_cartridges.models.cache_shapes import shape_differences
 
 
 def with_base_model(cartridge: Cartridge, name: str) -> Cartridge:

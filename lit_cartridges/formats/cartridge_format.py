@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from lit_cartridges.cartridge import Cartridge, Provenance
-from lit_cartridges.cartridge_description import require_finite
+from lit_cartridges.cartridge_files.description import require_finite
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

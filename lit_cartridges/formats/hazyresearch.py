@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from lit_cartridges.cartridge import Cartridge
-from lit_cartridges.cartridge_description import require_finite
-from lit_cartridges.cartridge_files import CartridgeFileError, write_atomically
-from lit_cartridges.file_content import named, one_line
+from lit_cartridges.cartridge_files import CartridgeFileError
+from lit_cartridges.cartridge_files.description import require_finite
+from lit_cartridges.files.content import named, one_line
 from lit_cartridges.formats.cartridge_format import CartridgeFormat, one_shape
 from lit_cartridges.formats.trusted_pickle import load_pickle, require_held
+from lit_cartridges.runs.atomic_files import write_atomically
 
 _SIDES = ("keys", "values")
 _FROZEN = ("frozen", "fixed")  # the newer and the older spelling

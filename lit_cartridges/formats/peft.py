@@ -13,12 +13,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lit_cartridges.cartridge import Cartridge, Provenance
-from lit_cartridges.cartridge_description import require_finite
-from lit_cartridges.cartridge_files import CartridgeFileError, write_atomically
-from lit_cartridges.file_content import named, one_line, parse_json, record, whole_number
+from lit_cartridges.cartridge_files import CartridgeFileError
+from lit_cartridges.cartridge_files.description import require_finite
+from lit_cartridges.files.content import named, one_line, parse_json, record, whole_number
 from lit_cartridges.formats.cartridge_format import CartridgeFormat, one_shape
 from lit_cartridges.formats.lit_format import LitFormat
 from lit_cartridges.formats.trusted_pickle import load_pickle, require_held
+from lit_cartridges.runs.atomic_files import write_atomically
 
 _TENSORS, _CONFIG, _PICKLE = "adapter_model.safetensors", "adapter_config.json", "adapter_model.bin"
 _EMBEDDINGS = "prompt_embeddings"

@@ -10,10 +10,11 @@ import torch
 import yaml  # type: ignore[import-untyped]
 
 from lit_cartridges.cartridge import Cartridge
-from lit_cartridges.cartridge_files import CartridgeFileError, write_atomically
-from lit_cartridges.file_content import is_text, named, one_line, whole_number
+from lit_cartridges.cartridge_files import CartridgeFileError
+from lit_cartridges.files.content import is_text, named, one_line, whole_number
 from lit_cartridges.formats.cartridge_format import CartridgeFormat, one_shape
 from lit_cartridges.formats.hazyresearch import read_cache, write_cache
+from lit_cartridges.runs.atomic_files import write_atomically
 
 _TENSORS, _CONFIG = "cartridge.pt", "config.yaml"
 _PAGE_TOKENS = 16

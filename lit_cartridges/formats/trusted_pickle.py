@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_cartridges.cartridge_description import DTYPES
 from lit_cartridges.cartridge_files import CartridgeFileError
-from lit_cartridges.file_content import one_line
-from lit_cartridges.torch_archive import PICKLES_IN_A_ROW, archive_problem, pickle_problem
+from lit_cartridges.cartridge_files.description import DTYPES
+from lit_cartridges.files.content import one_line
+from lit_cartridges.files.torch_archive import PICKLES_IN_A_ROW, archive_problem, pickle_problem
 
 # What a file of tensors and parameter lists names; used to tell the odd ones in an error message, and for nothing else.
 _USUAL = (

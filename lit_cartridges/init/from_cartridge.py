@@ -6,10 +6,10 @@ import warnings
 
 from transformers import PretrainedConfig
 
-from lit_cartridges.base_weights import other_weights
 from lit_cartridges.cartridge import Cartridge, Fingerprint
 from lit_cartridges.errors import SettingError
 from lit_cartridges.init.init_strategy import InitContext, InitialTensors, InitStrategy
+from lit_cartridges.models.base_weights import other_weights
 from lit_cartridges.settings import checked
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lit_cartridges.attention.rotary import Rotary
 from lit_cartridges.init.init_strategy import InitContext, InitialTensors, InitStrategy
 from lit_cartridges.init.reference_windows import (
     ReferenceWindow,
@@ -14,7 +15,6 @@ from lit_cartridges.init.reference_windows import (
     read_windows,
     require_positions,
 )
-from lit_cartridges.rotary import Rotary
 from lit_cartridges.settings import Count, PositiveInt, checked
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from lit_cartridges.steady_bar import SteadyBar
+from lit_cartridges.runs.steady_bar import SteadyBar
 
 if TYPE_CHECKING:
-    from lit_cartridges.self_study.renderer import ChatRenderer
+    from lit_cartridges.conversations.renderer import ChatRenderer
 
 T = TypeVar("T")
 

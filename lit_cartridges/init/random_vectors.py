@@ -7,10 +7,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.cartridge import Fingerprint
 from lit_cartridges.init.init_strategy import InitContext, InitialTensors, InitStrategy
 from lit_cartridges.init.token_strategy import repeated
-from lit_cartridges.prefill import prefill
 from lit_cartridges.settings import PositiveFloat, checked
 
 _WINDOWS = 8

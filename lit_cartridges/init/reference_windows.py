@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from lit_cartridges.attention import Reading, reads_prefixes
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.init.init_strategy import InitContext, InitStrategy
-from lit_cartridges.prefill import prefill
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

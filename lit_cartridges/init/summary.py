@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import torch
 from transformers import GenerationConfig
 
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.generation import generate_from_prefix
 from lit_cartridges.init.init_strategy import InitContext
 from lit_cartridges.init.token_strategy import TokenStrategy, repeated
-from lit_cartridges.prefill import prefill
 from lit_cartridges.settings import PositiveInt, Range, checked
 from lit_cartridges.text import text_ids
 

@@ -6,8 +6,8 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import cycle, islice
 
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.init.init_strategy import InitContext, InitialTensors, InitStrategy
-from lit_cartridges.prefill import prefill
 
 
 class TokenStrategy(InitStrategy):

@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
+from lit_cartridges.corpora.corpus import Corpus, CorpusError, Document
 from lit_cartridges.pocket.world import Corpus as PocketText
 from lit_cartridges.pocket.world import World
-from lit_cartridges.self_study.corpus_base import Corpus, CorpusError, Document
 from lit_cartridges.settings import NonNegativeInt, Range, checked
 
 WorldTokens = Annotated[int, Range(least=1, most=10_000_000)]

@@ -1,8 +1,17 @@
 """Self-study: from a corpus to conversations about it."""
 
-from lit_cartridges.self_study.chunkers import Chunk, ChunkerError, TokenChunker
-from lit_cartridges.self_study.conversation import Conversation, ConversationError, Message, TopLogprobs
-from lit_cartridges.self_study.corpus import (
+from lit_cartridges.conversations.conversation import Conversation, ConversationError, Message
+from lit_cartridges.conversations.recording import (
+    Recording,
+    RecordingError,
+    read_conversations,
+    tokenizer_fingerprint,
+    write_conversations,
+)
+from lit_cartridges.conversations.renderer import ChatRenderer, RendererError
+from lit_cartridges.conversations.top_logprobs import TopLogprobs
+from lit_cartridges.corpora.chunkers import Chunk, ChunkerError, TokenChunker
+from lit_cartridges.corpora.open_corpus import (
     Corpus,
     CorpusError,
     Document,
@@ -12,14 +21,6 @@ from lit_cartridges.self_study.corpus import (
     TextCorpus,
     open_corpus,
 )
-from lit_cartridges.self_study.recording import (
-    Recording,
-    RecordingError,
-    read_conversations,
-    tokenizer_fingerprint,
-    write_conversations,
-)
-from lit_cartridges.self_study.renderer import ChatRenderer, RendererError
 from lit_cartridges.self_study.seed_prompts import (
     SEED_PROMPTS,
     SeedPromptError,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lit_cartridges.self_study.conversation import Message
-from lit_cartridges.self_study.renderer import user
+from lit_cartridges.conversations.conversation import Message
+from lit_cartridges.conversations.renderer import user
 
 
 @dataclass(slots=True)

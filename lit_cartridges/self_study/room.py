@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import PretrainedConfig
 
-from lit_cartridges.self_study.chunkers import ChunkerError
+from lit_cartridges.corpora.chunkers import ChunkerError
 from lit_cartridges.self_study.synthesizer import Synthesizer
 
 READ_AGAIN_ERROR = (

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_cartridges.self_study.chunkers import Chunk, TokenChunker
-from lit_cartridges.self_study.conversation import Conversation, Message, Scalar
+from lit_cartridges.conversations.conversation import Conversation, Message, Scalar
+from lit_cartridges.conversations.recording import tokenizer_fingerprint
+from lit_cartridges.conversations.renderer import ChatRenderer, user
+from lit_cartridges.corpora.chunkers import Chunk, TokenChunker
 from lit_cartridges.self_study.dialogue import Dialogue
-from lit_cartridges.self_study.recording import tokenizer_fingerprint
-from lit_cartridges.self_study.renderer import ChatRenderer, user
 from lit_cartridges.self_study.seed_prompts import resolve_seed_prompts
 from lit_cartridges.settings import Count, NonNegativeInt, PositiveShare, Range, Share, checked
 from lit_cartridges.teachers.teacher import Completion, Sampling, Teacher, TeacherError

@@ -32,7 +32,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 
 from lit_cartridges.models import load_model
-from lit_cartridges.precision import FULL, require_full_precision
+from lit_cartridges.runs.precision import FULL, require_full_precision
 from lit_cartridges.strategies.lock_step import LockStep
 from lit_cartridges.strategies.nvme_shards import require_nvme
 from lit_cartridges.strategies.sharded_loading import load_sharded

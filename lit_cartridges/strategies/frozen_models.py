@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from transformers import PretrainedConfig, PreTrainedModel
 
 from lit_cartridges.models import load_config, load_model, load_tokenizer, locate
-from lit_cartridges.readable import require_readable
+from lit_cartridges.models.readable import require_readable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from lit_cartridges.model_calls import attends_to_calls
-from lit_cartridges.reading import Reading
+from lit_cartridges.attention.model_calls import attends_to_calls
+from lit_cartridges.attention.reading import Reading
 
 _FAILED = -1
 

@@ -17,20 +17,21 @@ from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from lit_cartridges.base_weights import note_base
-from lit_cartridges.loaded_weights import require_whole
-from lit_cartridges.model_errors import Refused, explained
-from lit_cartridges.models import Place, base_facts, load_config, locate, model_classes
-from lit_cartridges.strategies.nvme_shards import nvme_shards
-from lit_cartridges.strategies.returned_memory import return_large_blocks
-from lit_cartridges.strategies.sharded_weights import shard, sharded_modules
-from lit_cartridges.weight_files import (
+from lit_cartridges.models.base_weights import note_base
+from lit_cartridges.models.errors import Refused, explained
+from lit_cartridges.models.loaded_weights import require_whole
+from lit_cartridges.models.loading import base_facts, load_config, model_classes
+from lit_cartridges.models.places import Place, locate
+from lit_cartridges.models.weight_files import (
     SINGLE,
     file_of_tensors,
     require_readable_files,
     safetensors_names,
     tensors_of,
 )
+from lit_cartridges.strategies.nvme_shards import nvme_shards
+from lit_cartridges.strategies.returned_memory import return_large_blocks
+from lit_cartridges.strategies.sharded_weights import shard, sharded_modules
 
 
 def load_sharded(

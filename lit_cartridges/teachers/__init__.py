@@ -1,8 +1,8 @@
 """Teachers: the frozen model that asks and answers, here, on a server, or out of a recording."""
 
+from lit_cartridges.conversations.recorded import RecordedConversations
 from lit_cartridges.teachers.local import LocalTeacher
 from lit_cartridges.teachers.openai import OpenAITeacher
-from lit_cartridges.teachers.recorded import RecordedConversations
 from lit_cartridges.teachers.teacher import Completion, Sampling, Teacher, TeacherError, TopLogprobs
 
 __all__ = [

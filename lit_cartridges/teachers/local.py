@@ -27,13 +27,13 @@ from transformers import (
     PreTrainedModel,
 )
 
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.cascade import cascade_prefill
 from lit_cartridges.cascade.options import CascadeOptions
+from lit_cartridges.conversations.top_logprobs import TopLogprobs
 from lit_cartridges.generation import generate_from_prefix, left_padded
-from lit_cartridges.prefill import prefill
 from lit_cartridges.settings import Count, checked
 from lit_cartridges.teachers.teacher import Completion, Sampling, Teacher, TeacherError
-from lit_cartridges.teachers.top_logprobs import TopLogprobs
 
 _Read = tuple[tuple[tuple[int, ...], int], list[Tensor], list[Tensor]]
 """Token ids and how many of them were streamed; the keys and the values of that."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from lit_cartridges.conversations.top_logprobs import TopLogprobs
 from lit_cartridges.teachers.server_faults import FaultyReply
 from lit_cartridges.teachers.teacher import Completion, TeacherError
-from lit_cartridges.teachers.top_logprobs import TopLogprobs
 
 _ID_PREFIX = "token_id:"
 # Tokens that tie may come out in another order than their log-probabilities, which are rounded (a bf16 server: some 0.01).

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PretrainedConfig
 
+from lit_cartridges.conversations.top_logprobs import TopLogprobs
 from lit_cartridges.errors import CartridgesError
 from lit_cartridges.settings import PositiveInt, Temperature, check_fields
-from lit_cartridges.teachers.top_logprobs import TopLogprobs
 
 __all__ = ["Completion", "Sampling", "Teacher", "TeacherError", "TopLogprobs"]
 

@@ -20,8 +20,8 @@ from benchmarks import scaling as script
 from benchmarks._scaling_measured import SMALL, config_of, small_llama
 from benchmarks._shapes import LLAMA_3_1, Shape
 from lit_cartridges.attention import reads_prefixes
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.cartridge import Cartridge
-from lit_cartridges.prefill import prefill
 from lit_cartridges.strategies.sharded_weights import sharded_modules
 
 TOLERANCES = {"bytes kept for backward": 0.02, "peak bytes": 0.1}

@@ -6,12 +6,12 @@ import pytest
 from jsonargparse import ArgumentParser
 
 from lit_cartridges import Cartridge
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.callbacks import composition_test
 from lit_cartridges.callbacks.composition_test import CompositionTest, OtherCartridge
 from lit_cartridges.cartridge import Fingerprint, Provenance
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.system import of_cartridge
-from lit_cartridges.prefill import prefill
 from tests.evals.words import WordTask
 from tests.tiny_models import tiny_model
 from tests.tiny_run import new_data, new_module, new_trainer, save_recording

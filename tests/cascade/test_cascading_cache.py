@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lit_cartridges.attention import reading_prefix
-from lit_cartridges.cache_argument import cache_argument
+from lit_cartridges.attention.cache_argument import cache_argument
 from lit_cartridges.cascade import CascadeFileError, CascadingCache, cascade_prefill, reads_cascades
 from tests.cascade.models import dense, one_layer, random_model, tokens
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_cartridges.cache_argument import CACHE_NAME, cache_argument
+from lit_cartridges.attention.cache_argument import CACHE_NAME, cache_argument
 from lit_cartridges.cascade import CascadingCache, cascade_prefill, reads_cascades, streamed_logprobs
 from lit_cartridges.cascade.chunk_attention import BLOCK_ELEMENTS
 from tests.cascade.models import dense, one_layer, random_model, read, tokens

@@ -13,10 +13,11 @@ from zlib import crc32
 
 import pytest
 
-from lit_cartridges.commands import TRAINER_COMMANDS, load_commands
+from lit_cartridges.commands import COMMANDS as OTHERS
+from lit_cartridges.commands import TRAINER_COMMANDS
 from tests.commands.walk import Place, class_options, command_line, option_names, run, some
 
-COMMANDS = [name for name in (*TRAINER_COMMANDS, *load_commands()) if name not in ("recipes", "slurm")]
+COMMANDS = [name for name in (*TRAINER_COMMANDS, *OTHERS) if name not in ("recipes", "slurm")]
 _LONGEST_S = 20.0  # of a refusal, on a busy machine; most take a tenth of a second
 
 _ANY_WORDS = "a word|negative|zero|not a number|infinite|huge|a fraction|a missing file|a folder|not writable"

@@ -20,8 +20,8 @@ from jsonargparse import capture_parser
 
 from lit_cartridges.cartridge import Cartridge, Provenance
 from lit_cartridges.cli import main
-from lit_cartridges.commands import TRAINER_COMMANDS, load_commands
-from lit_cartridges.commands.parsers import CommandParser
+from lit_cartridges.command_line.parsers import CommandParser
+from lit_cartridges.commands import TRAINER_COMMANDS, load_command
 from lit_cartridges.pocket.world import World
 from tests.tiny_run import save_corpus, save_model
 
@@ -261,7 +261,7 @@ def _parser(command: str, place: Place) -> Any:
 
     CommandParser.parse_known_args = captured  # type: ignore[method-assign]
     try:
-        load_commands()[command]([])
+        load_command(command)([])
     except _Captured as found:
         return found.parser
     finally:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lit_cartridges.corpora.open_corpus import CorpusError
 from lit_cartridges.data.stream import StreamState
 from lit_cartridges.errors import SettingError
 from lit_cartridges.losses import FullDistillation, NextToken, TopKDistillation
-from lit_cartridges.self_study.corpus import CorpusError
 from tests.tiny_run import (
     FIRST_WORD,
     conversation,
@@ -83,7 +83,8 @@ def test_settings_are_judged_before_a_model_is_loaded(
     tmp_path, model_folder, corpus, monkeypatch, options, objective, message
 ):
     monkeypatch.setattr(
-        "lit_cartridges.module.load_frozen_model", lambda *_, **__: pytest.fail("the model was loaded")
+        "lit_cartridges.module.lit_cartridge.load_frozen_model",
+        lambda *_, **__: pytest.fail("the model was loaded"),
     )
     options = dict(options)
     if options.pop("long", False):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lit_cartridges.conversations.conversation import Conversation
+from lit_cartridges.conversations.recording import Recording
+from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.data.example_source import ConversationExamples, CorpusExamples
-from lit_cartridges.self_study.recording import Recording
-from lit_cartridges.self_study.renderer import ChatRenderer
-from lit_cartridges.teachers.conversation import Conversation
 from tests.tiny_run import conversation, tokenizer
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lit_cartridges import Cartridge
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.init import INITS
-from lit_cartridges.prefill import prefill
 from tests.distributed.processes import results, run_jobs
 from tests.tiny_models import tiny_model
 from tests.tiny_run import FIRST_WORD, save_corpus, save_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lit_cartridges.data.stream import StreamState
-from lit_cartridges.run_progress import recount_batches
+from lit_cartridges.runs.run_progress import recount_batches
 from tests.tiny_run import new_data, save_corpus
 
 

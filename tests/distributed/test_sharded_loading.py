@@ -11,8 +11,8 @@ import json
 import pytest
 import torch
 
-from lit_cartridges.base_weights import base_of
 from lit_cartridges.models import load_model
+from lit_cartridges.models.base_weights import base_of
 from lit_cartridges.strategies import sharded_loading
 from lit_cartridges.strategies.sharded_loading import load_sharded
 from lit_cartridges.strategies.sharded_weights import sharded_modules

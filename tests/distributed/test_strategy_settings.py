@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lit_cartridges.commands.trainer_cli import CartridgeCLI
+from lit_cartridges.cartridge_cli import CartridgeCLI
 
 pytest.importorskip("deepspeed")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lit_cartridges import Cartridge
-from lit_cartridges.self_study.recording import Recording
+from lit_cartridges.conversations.recording import Recording
 from tests.callbacks.test_composition_test import save_other
 from tests.distributed.processes import results, run_jobs
 from tests.tiny_models import ARCHITECTURES

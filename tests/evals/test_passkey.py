@@ -10,15 +10,15 @@ from transformers import PreTrainedTokenizerFast
 
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.cli import main
+from lit_cartridges.commands.passkey import passkey_command, passkey_table
+from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.evals.passkey import EnglishPasskey, PasskeyCell, passkey_cell
-from lit_cartridges.evals.passkey_command import passkey_command, passkey_table
 from lit_cartridges.evals.system import ContextTooLong
 from lit_cartridges.evals.task import EvalError
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.pocket.passkey import PocketPasskey
 from lit_cartridges.pocket.statements import read_corpus
 from lit_cartridges.pocket.tokenizer import build_tokenizer, unknown_words
-from lit_cartridges.self_study.renderer import ChatRenderer
 
 POCKET = "package:lit_cartridges.pocket/model"
 SMALL = CascadeOptions(total_tokens=68, cascades=4, sink_tokens=4, stride_tokens=64)

@@ -8,8 +8,8 @@ from functools import cache
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.evals.task import EvalQuestion, EvalTask
-from lit_cartridges.self_study.renderer import ChatRenderer
 from tests.tiny_models import VOCAB
 
 _FIXED = ["<pad>", "<s>", "</s>", "User", "Assistant", ":", "<unk>"]

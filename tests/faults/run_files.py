@@ -10,9 +10,9 @@ import torch
 import yaml
 
 from lit_cartridges import Cartridge
-from lit_cartridges.checkpoint_files import problem
-from lit_cartridges.self_study.recording import Recording
-from lit_cartridges.teachers.conversation_file import is_readable, read_conversations
+from lit_cartridges.conversations.parquet import is_readable, read_conversations
+from lit_cartridges.conversations.recording import Recording
+from lit_cartridges.runs.checkpoint_files import problem
 
 
 def check_readable(folder: Path) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_cartridges.checkpoint_files import UNREADABLE, problem
+from lit_cartridges.runs.checkpoint_files import UNREADABLE, problem
 from tests.faults.command import Command, arguments, options
 from tests.faults.figures import Figures
 from tests.faults.run_files import check_same_end

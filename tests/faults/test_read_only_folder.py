@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from lit_cartridges import module
+from lit_cartridges.module import lit_cartridge as module
 from tests.faults.figures import Figures
 
 

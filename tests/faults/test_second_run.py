@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from lit_cartridges.run_folder import RunFolder, RunFolderError
+from lit_cartridges.runs.run_folder import RunFolder, RunFolderError
 from tests.faults.figures import Figures
 from tests.faults.run_files import check_readable, check_same_end
 

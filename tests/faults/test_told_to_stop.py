@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from lit_cartridges.callbacks import CartridgeCheckpoint
-from lit_cartridges.commands.trainer_cli import CartridgeCLI
+from lit_cartridges.cartridge_cli import CartridgeCLI
 from tests.faults.figures import Figures
 from tests.faults.run_files import check_readable, check_same_end
 from tests.faults.test_killed_from_outside import begun

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from lit_cartridges import Cartridge
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.cartridge import Fingerprint, Provenance
-from lit_cartridges.prefill import prefill
 from tests.tiny_models import VOCAB, tiny_model
 
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from lit_cartridges import Cartridge
-from lit_cartridges.cartridge_description import NotFiniteError
 from lit_cartridges.cartridge_files import CartridgeFileError
+from lit_cartridges.cartridge_files.description import NotFiniteError
 from lit_cartridges.formats import FORMATS
 from tests.formats.cartridges import drawn, same_content
 

@@ -16,16 +16,16 @@ from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.cartridge_files import CartridgeFileError
 from lit_cartridges.cascade import CascadingCache, cascade_prefill
 from lit_cartridges.cascade.state import CascadeFileError
-from lit_cartridges.checkpoint_files import CheckpointFileError, resume_path
+from lit_cartridges.conversations.parquet import read_conversations
+from lit_cartridges.conversations.recording import Recording
+from lit_cartridges.conversations.tokenizer_check import RecordingError
+from lit_cartridges.corpora.open_corpus import CorpusError, open_corpus
 from lit_cartridges.evals.longhealth import LongHealth, LongHealthCorpus
 from lit_cartridges.evals.question_file import QuestionFile
 from lit_cartridges.evals.task import EvalError
 from lit_cartridges.formats import FORMATS
 from lit_cartridges.formats.hazyresearch import write_cache
-from lit_cartridges.self_study.corpus import CorpusError, open_corpus
-from lit_cartridges.self_study.recording import Recording
-from lit_cartridges.teachers.conversation_file import read_conversations
-from lit_cartridges.teachers.tokenizer_check import RecordingError
+from lit_cartridges.runs.checkpoint_files import CheckpointFileError, resume_path
 from tests.formats.cartridges import drawn, prefilled, with_biases
 from tests.fuzz import mutations as spoil
 from tests.teachers.test_foreign_conversations import question_and_answer as theirs

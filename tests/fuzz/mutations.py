@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lit_cartridges.cartridge_description import sha256_of
+from lit_cartridges.cartridge_files.description import sha256_of
 
 # What a value is swapped for. The last ones cannot be said in Python and are put in as text.
 _VALUES: tuple[Any, ...] = (

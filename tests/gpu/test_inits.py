@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from lit_cartridges import Cartridge
+from lit_cartridges.attention.prefill import prefill
+from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.init import (
     INITS,
     FromCartridge,
@@ -15,8 +17,6 @@ from lit_cartridges.init import (
     Summary,
     Text,
 )
-from lit_cartridges.prefill import prefill
-from lit_cartridges.self_study.renderer import ChatRenderer
 from tests.gpu.agreement import DEVICES, HALVES, exact_model, model_on, require_agreement
 from tests.init.reference_texts import OPENING, drawn_context
 from tests.tiny_run import tokenizer

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lit_cartridges import Cartridge
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.cascade import CascadingCache, streamed_logprobs
 from lit_cartridges.generation import generate, left_padded
-from lit_cartridges.prefill import prefill
 from lit_cartridges.teachers.local import LocalTeacher
 from lit_cartridges.teachers.teacher import Sampling
 from tests.gpu.agreement import (

@@ -10,8 +10,8 @@ import torch
 
 from lit_cartridges import Cartridge
 from lit_cartridges.attention import Reading, reads_prefixes
-from lit_cartridges.prefill import prefill
-from lit_cartridges.recomputing import recomputes_layers
+from lit_cartridges.attention.prefill import prefill
+from lit_cartridges.module.recomputing import recomputes_layers
 from tests.gpu.agreement import (
     DEVICES,
     HALVES,

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from lit_cartridges.cache_argument import cache_argument
+from lit_cartridges.attention.cache_argument import cache_argument
+from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.init import InitContext
-from lit_cartridges.self_study.renderer import ChatRenderer
 from tests.tiny_run import FIRST_WORD, tokenizer
 
 OPENING = [1, 4]  # <bos> <system>

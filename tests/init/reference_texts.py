@@ -7,8 +7,8 @@ from functools import partial
 import torch
 
 from lit_cartridges.attention import Reading, reads_prefixes
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.init import InitContext
-from lit_cartridges.prefill import prefill
 from tests.tiny_models import VOCAB
 
 OPENING = 4

@@ -7,11 +7,11 @@ import torch
 
 from lit_cartridges import Cartridge
 from lit_cartridges.attention import Reading, reads_prefixes
+from lit_cartridges.attention.rotary import Rotary
 from lit_cartridges.init import FirstTokens, SampledChunks
 from lit_cartridges.init.attention_matching import AttentionMatching
 from lit_cartridges.init.important_tokens import ImportantTokens
 from lit_cartridges.init.matched_head import HeadProblem
-from lit_cartridges.rotary import Rotary
 from tests.init.reference_texts import (
     OPENING,
     drawn_context,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_cartridges.commands.trainer_cli import CartridgeCLI
+from lit_cartridges.cartridge_cli import CartridgeCLI
 from lit_cartridges.init import INITS, FirstTokens, InitialTensors, InitStrategy
 from tests.init.context import CORPUS, OPENING, close, naive_prefill, new_context
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lit_cartridges import Cartridge
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.init import FirstTokens, FromCartridge, RandomVectors, Text
-from lit_cartridges.prefill import prefill
 from tests.init.context import CORPUS, OPENING, all_tensors, close, naive_prefill, new_context, same
 from tests.tiny_models import tiny_model
 

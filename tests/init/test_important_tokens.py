@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from lit_cartridges.cache_argument import cache_argument
+from lit_cartridges.attention.cache_argument import cache_argument
+from lit_cartridges.attention.rotary import Rotary
 from lit_cartridges.init.important_tokens import ImportantTokens
-from lit_cartridges.rotary import Rotary
 from tests.init.reference_texts import (
     OPENING,
     drawn_context,

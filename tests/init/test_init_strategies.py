@@ -156,7 +156,7 @@ def test_tensors_are_cut_and_joined_by_position_and_missing_biases_are_zeros():
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3_text"])
 def test_a_prefill_in_windows_is_the_prefill_at_once(name):
-    from lit_cartridges.prefill import prefill
+    from lit_cartridges.attention.prefill import prefill
 
     model, ids = tiny_model(name), list(range(3, 63))
     for whole, parts in zip(prefill(model, ids), prefill(model, ids, window_tokens=7), strict=True):
@@ -165,7 +165,7 @@ def test_a_prefill_in_windows_is_the_prefill_at_once(name):
 
 
 def test_a_prefill_of_nothing_or_of_too_much_is_refused(llama):
-    from lit_cartridges.prefill import prefill
+    from lit_cartridges.attention.prefill import prefill
 
     with pytest.raises(ValueError, match="needs at least one token; got none"):
         prefill(llama, [])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lit_cartridges.conversations.renderer import ChatRenderer
+from lit_cartridges.corpora.open_corpus import TextCorpus
 from lit_cartridges.init import FirstTokens, RandomTokens, SampledChunks, Text, TokenStrategy
-from lit_cartridges.self_study.corpus import TextCorpus
-from lit_cartridges.self_study.renderer import ChatRenderer
 from lit_cartridges.text import text_ids
 from tests.init.context import CORPUS, OPENING, all_tensors, close, naive_prefill, new_context
 from tests.tiny_models import VOCAB

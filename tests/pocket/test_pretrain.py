@@ -11,13 +11,13 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from lit_cartridges.pocket import World
-from lit_cartridges.pocket.curriculum import Curriculum
-from lit_cartridges.pocket.drills import drill
-from lit_cartridges.pocket.pretrain import PocketPretraining, main
-from lit_cartridges.pocket.pretrain_data import PocketPretrainData
-from lit_cartridges.pocket.rows import ASKED, DRILL, SILENT, TEXT, VALUE, conversation_row
 from lit_cartridges.pocket.tokenizer import ids, words
 from lit_cartridges.pocket.vocabulary import ATTRIBUTE_OF
+from pocket_lab.curriculum import Curriculum
+from pocket_lab.drills import drill
+from pocket_lab.pretrain import PocketPretraining, main
+from pocket_lab.pretrain_data import PocketPretrainData
+from pocket_lab.rows import ASKED, DRILL, SILENT, TEXT, VALUE, conversation_row
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "pocket_pretrain.yaml"
 

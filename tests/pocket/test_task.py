@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lit_cartridges.corpora.corpus import CorpusError
 from lit_cartridges.errors import SettingError
 from lit_cartridges.evals.task import EvalError
 from lit_cartridges.pocket import World
@@ -11,7 +12,6 @@ from lit_cartridges.pocket.corpus import WorldCorpus
 from lit_cartridges.pocket.questions import read
 from lit_cartridges.pocket.task import PocketQuestions
 from lit_cartridges.pocket.tokenizer import build_tokenizer
-from lit_cartridges.self_study.corpus_base import CorpusError
 
 SAME = {"seed": 3, "num_tokens": 400, "index": 1, "part": (1, 2), "held_out": True}
 

@@ -7,15 +7,15 @@ import random
 
 import pytest
 
+from lit_cartridges.conversations.conversation import Conversation, Message
+from lit_cartridges.conversations.recording import Recording
 from lit_cartridges.evals.task import EvalError
-from lit_cartridges.pocket.compare_teachers import TEACHERS, TaughtRun, conversation_figures, table
 from lit_cartridges.pocket.language import STATEMENTS, state
 from lit_cartridges.pocket.questions import ask_list, read
 from lit_cartridges.pocket.tokenizer import unknown_words
 from lit_cartridges.pocket.two_places import TwoPlacesCorpus, TwoPlacesQuestions, TwoPlacesWorld
 from lit_cartridges.pocket.world import World
-from lit_cartridges.self_study.recording import Recording
-from lit_cartridges.teachers.conversation import Conversation, Message
+from pocket_lab.compare_teachers import TEACHERS, TaughtRun, conversation_figures, table
 
 SAME = {"seed": 3, "num_tokens": 600}
 

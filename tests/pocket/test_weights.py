@@ -6,8 +6,8 @@ import pytest
 from transformers import AutoConfig
 
 from lit_cartridges.pocket import model_path
-from lit_cartridges.pocket.measure import icl_accuracy, load, self_study
 from lit_cartridges.pocket.tokenizer import words
+from pocket_lab.measure import icl_accuracy, load, self_study
 
 pytestmark = pytest.mark.skipif(
     not (model_path() / "model.safetensors").exists(), reason="no weights bundled yet"

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lit_cartridges.conversations.renderer import user
 from lit_cartridges.self_study import ChatRenderer, Recording, Synthesizer, TokenChunker
-from lit_cartridges.self_study.renderer import user
 from lit_cartridges.teachers.teacher import Completion, Sampling, Teacher, TeacherError, TopLogprobs
 
 CORPUS = " ".join(f"Person {i} keeps {i * 7} bees in house {i * 3}." for i in range(60))

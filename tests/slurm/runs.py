@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from lit_cartridges import Cartridge
-from lit_cartridges.self_study.recording import Recording
+from lit_cartridges.conversations.recording import Recording
 from tests.slurm.cluster import Cluster
 from tests.slurm.watch import read_losses
 from tests.tiny_run import SEED_PROMPTS, same_tensors, save_corpus, save_model

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from lit_cartridges.readable import UnreadableModelError, require_readable
+from lit_cartridges.models.readable import UnreadableModelError, require_readable
 from tests.sweep.not_built import NOT_BUILT
 from tests.sweep.reads_exactly import faults_of, plain_reader
 from tests.sweep.tiny_configs import tiny_config

@@ -16,12 +16,12 @@ from transformers import DynamicCache, PreTrainedModel
 
 from lit_cartridges import Cartridge
 from lit_cartridges.attention import reads_prefixes
-from lit_cartridges.cache_argument import cache_argument
+from lit_cartridges.attention.cache_argument import cache_argument
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.data.batch import Example, pack
 from lit_cartridges.generation import generate, left_padded
 from lit_cartridges.losses import LanguageHead
-from lit_cartridges.packed_forward import student_hidden
-from lit_cartridges.prefill import prefill
+from lit_cartridges.module.packed_forward import student_hidden
 from tests.sweep.tiny_configs import TEXT_IDS
 
 PREFIX_TOKENS, NEW_TOKENS = 40, 4

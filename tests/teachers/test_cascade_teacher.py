@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lit_cartridges.cartridge_cli import CartridgeCLI
 from lit_cartridges.cascade.options import CascadeOptions
-from lit_cartridges.commands.trainer_cli import CartridgeCLI
+from lit_cartridges.conversations.recording import Recording, RecordingError
+from lit_cartridges.corpora.open_corpus import open_corpus
 from lit_cartridges.losses import FullDistillation
-from lit_cartridges.self_study.corpus import open_corpus
-from lit_cartridges.self_study.recording import Recording, RecordingError
 from lit_cartridges.teachers.local import LocalTeacher
 from tests.tiny_run import (
     SaveAt,

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import AddedToken
 
+from lit_cartridges.conversations.parquet import read_conversations
+from lit_cartridges.conversations.recorded import RecordedConversations
+from lit_cartridges.conversations.renderer import ChatRenderer
+from lit_cartridges.conversations.tokenizer_check import RecordingError
 from lit_cartridges.data.example_source import ConversationExamples
-from lit_cartridges.self_study.renderer import ChatRenderer
-from lit_cartridges.teachers.conversation_file import read_conversations
-from lit_cartridges.teachers.recorded import RecordedConversations
-from lit_cartridges.teachers.tokenizer_check import RecordingError
 from tests.tiny_run import END, tokenizer
 
 

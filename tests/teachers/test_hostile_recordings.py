@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lit_cartridges.self_study.recording import Recording
-from lit_cartridges.teachers import conversation_file
-from lit_cartridges.teachers.conversation import Conversation, ConversationError, Message
-from lit_cartridges.teachers.conversation_file import is_readable, read_conversations, write_conversations
-from lit_cartridges.teachers.recorded import RecordedConversations
-from lit_cartridges.teachers.tokenizer_check import RecordingError, check_tokenizer
-from lit_cartridges.teachers.top_logprobs import TopLogprobs
+from lit_cartridges.conversations import parquet as conversation_file
+from lit_cartridges.conversations.conversation import Conversation, ConversationError, Message
+from lit_cartridges.conversations.parquet import is_readable, read_conversations, write_conversations
+from lit_cartridges.conversations.recorded import RecordedConversations
+from lit_cartridges.conversations.recording import Recording
+from lit_cartridges.conversations.tokenizer_check import RecordingError, check_tokenizer
+from lit_cartridges.conversations.top_logprobs import TopLogprobs
 from tests.teachers.test_foreign_conversations import jsonl, their_file, their_line, their_message, their_row
 from tests.tiny_models import VOCAB
 from tests.tiny_run import conversation, tokenizer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lit_cartridges.cache_argument import cache_argument
+from lit_cartridges.attention.cache_argument import cache_argument
 from lit_cartridges.cascade import cascade_prefill
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.teachers.local import LocalTeacher

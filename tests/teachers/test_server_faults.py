@@ -10,8 +10,8 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 
 from lit_cartridges.callbacks import ThroughputMonitor
+from lit_cartridges.conversations.recording import Recording
 from lit_cartridges.models import load_model
-from lit_cartridges.self_study.recording import Recording
 from lit_cartridges.teachers import OpenAITeacher, Sampling, TeacherError
 from tests.teachers.openai_server import start
 from tests.teachers.server_faults import FAULTS, RandomFaults, model_answer

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from lit_cartridges.self_study.conversation import Message
-from lit_cartridges.self_study.corpus import open_corpus
-from lit_cartridges.self_study.renderer import ChatRenderer, user
+from lit_cartridges.conversations.conversation import Message
+from lit_cartridges.conversations.renderer import ChatRenderer, user
+from lit_cartridges.corpora.open_corpus import open_corpus
 from lit_cartridges.text import Markup, TextError, control_tokens, encoder_of, text_ids
 from tests.text.tokenizers import ADDED, KINDS, SPECIAL, TEMPLATES, Words, tokenizer
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from transformers.utils.import_utils import is_mistral_common_available
 
-from lit_cartridges.self_study.conversation import Message
-from lit_cartridges.self_study.corpus import open_corpus
-from lit_cartridges.self_study.renderer import ChatRenderer, user
-from lit_cartridges.teachers.tokenizer_check import tokenizer_fingerprint
+from lit_cartridges.conversations.conversation import Message
+from lit_cartridges.conversations.renderer import ChatRenderer, user
+from lit_cartridges.conversations.tokenizer_check import tokenizer_fingerprint
+from lit_cartridges.corpora.open_corpus import open_corpus
 from lit_cartridges.text import control_tokens
 
 if not is_mistral_common_available():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lit_cartridges.self_study.renderer import ChatRenderer, user
+from lit_cartridges.conversations.renderer import ChatRenderer, user
 from lit_cartridges.text import control_tokens
 from tests.text.tokenizers import ADDED, SENTENCES, TEMPLATES
 

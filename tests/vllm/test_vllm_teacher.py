@@ -14,10 +14,10 @@ import torch
 
 from benchmarks import openai_teacher
 from benchmarks._vllm_server import NAME
+from lit_cartridges.conversations.recording import Recording
+from lit_cartridges.conversations.renderer import ChatRenderer, user
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.pocket.corpus import WorldCorpus
-from lit_cartridges.self_study.recording import Recording
-from lit_cartridges.self_study.renderer import ChatRenderer, user
 from lit_cartridges.teachers import LocalTeacher, OpenAITeacher, Sampling, TeacherError
 
 pytestmark = pytest.mark.vllm

@@ -9,12 +9,12 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lit_cartridges.cartridge_files import write_atomically
 from lit_cartridges.pocket.demo.plan import Text, make_runs, make_texts
 from lit_cartridges.pocket.demo.report import html_report, table
 from lit_cartridges.pocket.demo.scoring import Row, Scorer
 from lit_cartridges.pocket.demo.training import Trained, train_all
 from lit_cartridges.pocket.text_task import pocket_text
+from lit_cartridges.runs.atomic_files import write_atomically
 from lit_cartridges.settings import (
     NonNegativeInt,
     PositiveInt,

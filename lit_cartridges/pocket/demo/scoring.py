@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from lit_cartridges.cartridge import Cartridge
+from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.evals import EvalResult, System, evaluate, icl, no_context, of_cartridge, truncated_icl
 from lit_cartridges.evals.asked import reserve_tokens
 from lit_cartridges.init import FirstTokens, InitContext
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.pocket.demo.plan import Text
 from lit_cartridges.pocket.demo.training import Trained
-from lit_cartridges.self_study.renderer import ChatRenderer
 from lit_cartridges.text import text_ids
 
 MODEL = "package:lit_cartridges.pocket/model"

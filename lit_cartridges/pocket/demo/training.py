@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lit_cartridges.pocket.demo.plan import Run
-from lit_cartridges.run_metrics import read_metrics
-from lit_cartridges.training_processes import train_all as train_processes
+from lit_cartridges.runs.run_metrics import read_metrics
+from lit_cartridges.strategies.training_processes import train_all as train_processes
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Trained:
 
 
 def train_all(runs: list[Run], *, processes: int) -> list[Trained]:
-    """See `lit_cartridges.training_processes.train_all`."""
+    """See `lit_cartridges.strategies.training_processes.train_all`."""
     train_processes(runs, processes=processes)
     return [_trained(run) for run in runs]
 

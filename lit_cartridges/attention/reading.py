@@ -1,0 +1,177 @@
+"""What a forward call reads beside its own tokens: a prefix, merged with the rows' own causal attention.
+
+The parts that all layers of a call have in common, such as masks, are made once per call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_cartridges.attention.cache_argument import cache_among
+from lit_cartridges.attention.extras import cached_heads, known_extras
+from lit_cartridges.attention.kernels import additive_mask
+from lit_cartridges.attention.merged import MergedAttention
+from lit_cartridges.attention.parts import PackedPart, PrefixPart, RowsPart, SlicedPart
+from lit_cartridges.attention.readers import LayerCall
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What forward calls read beside their own tokens; one of them, or all that `reading_prefix` covers.
+
+    Args:
+        keys, values: per layer [kv_heads, prefix_tokens, head_dim]; None when there is no prefix.
+        biases: per layer [kv_heads, prefix_tokens], added to the scaled scores of the prefix's keys; None for none.
+        position_ids: [batch, tokens] of the tokens, which sliding windows are measured from; None where they follow the
+            prefix one by one.
+        lengths: tokens of each packed sequence, summing to the tokens of the single row; None for a padded batch.
+        observe: called in every layer as ``observe(layer, query, scale, window, softcap)``, with the rotated queries [batch,
+            heads, tokens, head_dim], those of one key head beside each other, the factor of their scores, and the layer's
+            window in tokens and soft-cap, or None.
+    """
+
+    keys: Sequence[Tensor] | None = None
+    values: Sequence[Tensor] | None = None
+    biases: Sequence[Tensor] | None = None
+    position_ids: Tensor | None = None
+    lengths: tuple[int, ...] | None = None
+    observe: Callable[[int, Tensor, float, int | None, float | None], None] | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the prefix."""
+        return 0 if self.keys is None else self.keys[0].shape[-2]
+
+    def begin(self, keywords: dict[str, Any]) -> PrefixCall:
+        """See `Reader`."""
+        self.place(keywords)
+        return PrefixCall(self)
+
+    def place(self, keywords: dict[str, Any]) -> None:
+        """Models that are given no positions count them from the cache, padding included: give them some."""
+        if keywords.get("position_ids") is None:
+            positions = _positions_by_mask(keywords, self.num_tokens)
+            if positions is not None:
+                keywords["position_ids"] = positions
+
+
+class PrefixCall:
+    """One forward call's reading of a prefix. What its layers have in common is made once (see `CallReader`)."""
+
+    unrotated = False
+
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        self._own: dict[int | None, Any] = {}
+        self._prefix: dict[tuple[int, int], PrefixPart] = {}
+
+    def end(self) -> None:
+        """See `CallReader`."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, call: LayerCall) -> Tensor:
+        """See `CallReader`."""
+        extras, reading, window = known_extras(call), self.reading, call.window
+        own = self.own_part(query, key, call.real, window)
+        prefix_key = prefix_value = biases = prefix = heads = None
+        if reading.num_tokens > 0:
+            assert reading.keys is not None and reading.values is not None
+            prefix_key, prefix_value = (
+                side[call.layer].to(query)[None] for side in (reading.keys, reading.values)
+            )
+            biases = None if reading.biases is None else reading.biases[call.layer].to(query.device)
+            prefix = self.prefix_part(query, key, call.real, window)
+            heads = cached_heads(key, value, prefix_key, prefix_value)
+        if heads is not None and prefix_key is not None and prefix_value is not None:
+            prefix_key, prefix_value = prefix_key[:, heads], prefix_value[:, heads]
+            biases = None if biases is None else biases[heads]
+        if reading.observe is not None:
+            seen = query
+            if heads is not None:
+                seen = query[:, heads.repeat_interleave(query.shape[1] // len(heads)).argsort(stable=True)]
+            reading.observe(call.layer, seen, call.scale, window, extras.softcap)
+        return MergedAttention.apply(
+            *(query, key, value, prefix_key, prefix_value, call.scale, own, prefix, biases), *extras
+        )
+
+    def own_part(self, query: Tensor, key: Tensor, real: Tensor | None, window: int | None) -> Any:
+        """How the rows' own tokens see each other."""
+        if window not in self._own:
+            lengths = self.reading.lengths
+            if lengths is not None and query.device.type == "cpu":
+                part: Any = SlicedPart(lengths, window)
+            elif lengths is not None:
+                part = PackedPart.of_lengths(lengths, window=window, device=query.device)
+            else:
+                part = _rows_part(query, key, real, window)
+            self._own[window] = part
+        return self._own[window]
+
+    def prefix_part(self, query: Tensor, key: Tensor, real: Tensor | None, window: int | None) -> PrefixPart:
+        """How they see the prefix: all of it, unless the window hides some."""
+        if window is None:
+            return PrefixPart()
+        id_ = (window, query.shape[1] // key.shape[1])
+        if id_ not in self._prefix:
+            self._prefix[id_] = PrefixPart(self._window_mask(query, key, real, window))
+        return self._prefix[id_]
+
+    def _window_mask(self, query: Tensor, key: Tensor, real: Tensor | None, window: int) -> Tensor | None:
+        positions = self._positions(query, key, real)
+        if int(positions.max()) < window:
+            return None
+        distance = positions.reshape(-1, 1) - torch.arange(self.reading.num_tokens, device=query.device)
+        groups = query.shape[1] // key.shape[1]
+        return additive_mask(distance >= window, query.dtype).repeat(groups, 1)[None, None]
+
+    def _positions(self, query: Tensor, key: Tensor, real: Tensor | None) -> Tensor:
+        """[batch, tokens] of the queries, counted from the prefix's first token."""
+        rows, tokens, keys = query.shape[0], query.shape[2], key.shape[2]
+        if (given := self.reading.position_ids) is not None:
+            # Of models that also count along images, the first of several rows counts along the text.
+            return (given[0] if given.ndim == 3 else given).to(query.device).expand(rows, -1)
+        if self.reading.lengths is not None:
+            own = torch.cat([torch.arange(n) for n in self.reading.lengths])[None].to(query.device)
+        elif real is None:
+            own = torch.arange(keys - tokens, keys, device=query.device)[None]
+        else:
+            own = (real.long().cumsum(1) - 1)[:, keys - tokens :].clamp(min=0)
+        return (own + self.reading.num_tokens).expand(rows, -1)
+
+
+def _positions_by_mask(keywords: Mapping[str, Any], prefix_tokens: int) -> Tensor | None:
+    """[batch, tokens] of a call's tokens by its padding mask [batch, prefix and held and new tokens]; None without padding."""
+    tokens, mask = keywords.get("input_ids"), keywords.get("attention_mask")
+    tokens = keywords.get("inputs_embeds") if tokens is None else tokens
+    if tokens is None or not isinstance(mask, Tensor) or mask.ndim != 2:
+        return None
+    new, cache = tokens.shape[1], cache_among(keywords)
+    reach = new + (prefix_tokens if cache is None else int(cache.get_seq_length()))
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0) + max(0, reach - mask.shape[1])
+    return positions[:, -new:]
+
+
+def _rows_part(query: Tensor, key: Tensor, padding: Tensor | None, window: int | None) -> RowsPart:
+    """Rows [B, ·, T, D], whose last T of M keys are their own tokens; ``padding`` [B, M] is True where a key is real."""
+    tokens, keys = query.shape[2], key.shape[2]
+    if window is not None and window >= keys:
+        window = None
+    if padding is None and window is None:
+        if tokens == keys:
+            return RowsPart(causal=True)
+        if tokens == 1:
+            return RowsPart(causal=False)
+    distance = torch.arange(keys - tokens, keys, device=query.device)[:, None] - torch.arange(
+        keys, device=query.device
+    )
+    hidden = distance < 0
+    if window is not None:
+        hidden |= distance >= window
+    hidden = hidden[None, None]
+    if padding is not None:
+        hidden = hidden | ~padding[:, None, None, :].bool()
+    return RowsPart(causal=False, mask=additive_mask(hidden, query.dtype))

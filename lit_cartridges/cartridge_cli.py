@@ -1,0 +1,278 @@
+"""LightningCLI for cartridges: loggers in the run's folder, resumption by default, the resolved config beside the run.
+
+A run's folder (``trainer.default_root_dir``) holds ``config.yaml``, ``checkpoints/``, ``cartridge/``, ``recording/`` and
+``logs/``.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import redirect_stderr
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+
+from lit_cartridges.callbacks import CartridgeCheckpoint, StepProgress, ThroughputMonitor
+from lit_cartridges.command_line.config_files import installed, require_config_files
+from lit_cartridges.command_line.ending import causes
+from lit_cartridges.command_line.parsers import TrainerParser
+from lit_cartridges.command_line.trainer_settings import blamed, require_trainer
+from lit_cartridges.data import SelfStudyDataModule
+from lit_cartridges.errors import SettingError, is_ours
+from lit_cartridges.module import LitCartridge
+from lit_cartridges.runs.atomic_files import explained, write_atomically
+from lit_cartridges.runs.checkpoint_files import LAST, problem, resume_path, set_aside
+from lit_cartridges.runs.precision import require_full_precision
+from lit_cartridges.runs.resuming import read_checkpoint
+from lit_cartridges.runs.run_settings import flat
+from lit_cartridges.settings import Seed, require
+from lit_cartridges.terminal import printable_line
+
+TrainerParser.roots = {
+    "trainer": L.Trainer,
+    "model": LitCartridge,
+    "data": SelfStudyDataModule,
+    "checkpoint": CartridgeCheckpoint,
+}
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the resolved config to the run's folder, once its training begins: one that may not go on changes nothing.
+
+    Attributes:
+        knows_the_command_line: `run_settings` begins with what this callback tells.
+    """
+
+    knows_the_command_line = True
+
+    def __init__(self, parser: LightningArgumentParser, config: Any, **kwargs: Any) -> None:
+        super().__init__(parser, config, save_to_log_dir=False, **kwargs)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Nothing yet."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The checkpoint, if there is one, has been accepted by now."""
+        super().setup(trainer, pl_module, "fit")
+
+    def run_settings(self) -> dict[str, Any]:
+        """Every setting as it was typed, and the defaults; see `lit_cartridges.runs.run_settings`."""
+        known: dict[str, Any] = {}
+        for name, value in self.config.as_dict().items():
+            known |= flat(value, name) if isinstance(value, dict) else flat({name: value})
+        return known
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """See the class."""
+        if stage == "fit":
+            config = self.config.clone()
+            # A secret; and what a dump writes in its place is no token.
+            config["model.token"] = None
+            text = self.parser.dump(config, skip_unset=False)
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / "config.yaml", text.encode())
+
+
+class CartridgeCLI(LightningCLI):
+    """``fit --config recipe.yaml [--model.init NAME --model.init.option value …]``."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        first = next(iter(options.get("args") or ()), "")
+        self._args = list(options.get("args") or ())
+        self._asked = first if first in LightningCLI.subcommands() else None
+        super().__init__(*args, **options)
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Lightning's; the asked one alone where one is, since every one has a parser that takes long to build."""
+        known = LightningCLI.subcommands()
+        return known if self._asked is None else {self._asked: known[self._asked]}
+
+    @classmethod
+    def run_with(cls, args: list[str] | None, *, run: bool = True) -> CartridgeCLI:
+        """Parse ``args`` and run their command, or only build model and data (``run=False``, no command in front).
+
+        ``--config NAME.yaml`` may name an installed recipe where there is no such file.
+        """
+        args = [installed(arg) for arg in (sys.argv[1:] if args is None else args)]
+        require_config_files(args)
+        return cls(
+            LitCartridge,
+            SelfStudyDataModule,
+            args=args,
+            run=run,
+            save_config_callback=SaveConfig,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_class=TrainerParser,
+            parser_kwargs={"parser_mode": "omegaconf"},
+            trainer_defaults={
+                "max_steps": 1000,
+                "log_every_n_steps": 10,
+                "num_sanity_val_steps": 0,
+                "default_root_dir": "runs/cartridge",
+                "enable_model_summary": False,
+            },
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """``--checkpoint.…`` and, for ``fit``, ``--resume``."""
+        parser.add_lightning_class_args(CartridgeCheckpoint, "checkpoint")
+        parser.add_argument(
+            "--resume",
+            default="auto",
+            help="'auto' goes on from the run folder's last checkpoint if there is one; 'never' starts anew; or a path",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Lightning's; then what can be refused before anything is built."""
+        super().parse_arguments(parser, args)
+        subcommand = self.config.get("subcommand")
+        settings = self.config[subcommand] if subcommand else self.config
+        require("seed_everything", settings.seed_everything, bool | Seed)
+        require_trainer(settings.trainer.as_dict(), training=subcommand in ("fit", None))
+        resume = str(settings.resume)
+        for name, path in (
+            ("ckpt_path", settings.get("ckpt_path")),
+            ("resume", None if resume in ("auto", "never") else resume),
+        ):
+            if path is not None:
+                _require_checkpoint(name, Path(path))
+
+    def instantiate_classes(self) -> None:
+        """Lightning's; what cannot be built without one option less is that option's fault."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
+            chain = [error, *causes(error)]
+            if any(is_ours(one) for one in chain):
+                raise
+            for place, flag in enumerate(self._args):
+                end = place + (1 if "=" in flag else 2)
+                if flag.startswith("--") and self._is_built(self._args[:place] + self._args[end:]):
+                    told = f"{flag} {' '.join(self._args[place + 1 : end])}".rstrip()
+                    raise SettingError(f"{told}: nothing can be built of this") from error
+            raise
+
+    def _is_built(self, args: list[str]) -> bool:
+        with redirect_stderr(StringIO()):
+            try:
+                self.parser.instantiate_classes(self.parser.parse_args(args))
+            except (SystemExit, Exception):
+                return False
+        return True
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+            raise blamed(config, error) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Progress, throughput and loggers are always there; a recipe adds callbacks and may replace the loggers."""
+        config = self._get(self.config_init, "trainer", default={})
+        root = str(config["default_root_dir"])
+        require_full_precision(config.get("precision"))  # Lightning would first ask for a missing package
+        if config.get("logger") in (None, True):
+            csv = CSVLogger(root, name="logs")
+            kwargs["logger"] = [csv, TensorBoardLogger(root, name="logs", version=csv.version)]
+        if self.subcommand == "fit" and config.get("val_check_interval") is None:
+            kwargs["limit_val_batches"] = 0  # else Lightning would validate whenever training is stopped
+        if config.get("devices") in (None, "auto") and "LOCAL_WORLD_SIZE" in os.environ:
+            # As many as torchrun has started; Lightning would take every GPU, or one CPU, and refuse another number.
+            kwargs["devices"] = int(os.environ["LOCAL_WORLD_SIZE"])
+        callbacks = config.get("callbacks") or []
+        # First, so that what the others do after a batch does not count as training.
+        kwargs["callbacks"] = [
+            ThroughputMonitor(),
+            *(callbacks if isinstance(callbacks, list) else [callbacks]),
+        ]
+        if config.get("enable_progress_bar") is not False:
+            kwargs["callbacks"].append(StepProgress())
+        if config.get("plugins") is None and SLURMEnvironment.detect():
+            # A job is started again by its script (recipes/slurm), from a checkpoint between two steps. Lightning, told by
+            # SIGUSR1, would save in the middle of one and requeue the job by itself.
+            kwargs["plugins"] = [SLURMEnvironment(auto_requeue=False)]
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Hold the run's folder, before it is looked at for a checkpoint."""
+        self._checkpoint.hold_folder(self.trainer)
+
+    def after_fit(self) -> None:
+        """End with the status of a process that the signal killed (143 of SIGTERM, 130 of Ctrl-C) where one stopped the
+        run before its end, so that a cluster's script starts it again."""
+        if any(getattr(callback, "terminated", False) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise SystemExit(128 + signal.SIGTERM)
+        if any(getattr(callback, "interrupted", False) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise SystemExit(128 + signal.SIGINT)
+
+    @property
+    def _checkpoint(self) -> CartridgeCheckpoint:
+        return next(c for c in self.trainer.callbacks if isinstance(c, CartridgeCheckpoint))  # type: ignore[attr-defined]
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Lightning's, with the statuses of `after_fit` for a run that is stopped at once, and words for a full disk."""
+        try:
+            super()._run_subcommand(subcommand)
+        except SIGTERMException:
+            raise SystemExit(128 + signal.SIGTERM) from None
+        except KeyboardInterrupt:
+            raise SystemExit(128 + signal.SIGINT) from None
+        except SystemExit as end:
+            if isinstance(end.__context__, KeyboardInterrupt):  # Lightning has answered it, with status 1
+                raise SystemExit(128 + signal.SIGINT) from None
+            raise
+        except OSError as error:
+            raise explained(error, Path(self.trainer.default_root_dir)) from error
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        # Checkpoints hold tensors and plain values only, so no pickle needs to be trusted.
+        kwargs["weights_only"] = True
+        given = kwargs.pop("ckpt_path", None)
+        resume = str(self._get(self.config_init, "resume"))
+        if given is None and resume not in ("auto", "never"):
+            given = resume
+        path = Path(given) if given is not None else None
+        if path is None and resume == "auto":
+            path = self._resume_path()
+        if path is not None:
+            # Set here, where the module sees it before it would compute an init that the checkpoint replaces.
+            self.trainer.ckpt_path = str(path)
+            if subcommand == "fit":
+                # Before the data module looks at the recording, which is of the old settings too.
+                self.model.resumption.accept(read_checkpoint(path), self.trainer, self.datamodule)
+                if given is None and path.name != LAST and self.trainer.is_global_zero:
+                    set_aside(path.parent)
+        return kwargs
+
+    def _resume_path(self) -> Path | None:
+        first = self.trainer.is_global_zero
+        checkpoints = (self._checkpoint.folder or Path(self.trainer.default_root_dir)) / "checkpoints"
+        path = resume_path(checkpoints, tell=print if first else lambda _: None)
+        if path is not None and first:
+            print(printable_line(f"going on from {path} (--resume never starts anew)"))
+        return path
+
+
+def _require_checkpoint(name: str, path: Path) -> None:
+    """
+    Raises:
+        SettingError: there is no checkpoint to go on from.
+    """
+    why = "there is no such file" if not path.is_file() else problem(path)
+    if why is not None:
+        mend = (
+            "auto, never, or a checkpoint" if name == "resume" else "a checkpoint, such as last.ckpt of a run"
+        )
+        raise SettingError(f"{why}; give {mend}", {name: str(path)})

@@ -1,0 +1,1 @@
+"""Parsers, settings files and endings that all commands share."""

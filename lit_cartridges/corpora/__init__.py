@@ -1,0 +1,21 @@
+"""The corpus: documents, read from files and folders, and the chunks they are studied in."""
+
+from lit_cartridges.corpora.chunkers import Chunk, ChunkerError, TokenChunker
+from lit_cartridges.corpora.corpus import Corpus, CorpusError, Document
+from lit_cartridges.corpora.json_corpus import JsonCorpus
+from lit_cartridges.corpora.open_corpus import open_corpus
+from lit_cartridges.corpora.text_corpora import FolderCorpus, MarkdownCorpus, TextCorpus
+
+__all__ = [
+    "Chunk",
+    "ChunkerError",
+    "Corpus",
+    "CorpusError",
+    "Document",
+    "FolderCorpus",
+    "JsonCorpus",
+    "MarkdownCorpus",
+    "TextCorpus",
+    "TokenChunker",
+    "open_corpus",
+]

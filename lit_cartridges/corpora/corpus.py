@@ -1,0 +1,102 @@
+"""The corpus: documents to be stored in a cartridge, read from a file or a folder."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_cartridges.errors import CartridgesError
+from lit_cartridges.files.content import is_text, one_line
+from lit_cartridges.text import text_ids
+
+
+class CorpusError(CartridgesError, ValueError):
+    """A corpus that cannot be read, or that is empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document. `name` is for people: a file name, a record number or a heading."""
+
+    name: str
+    text: str
+
+
+class Corpus(ABC):
+    """Documents at `path`. A subclass writes `documents`; empty ones are dropped by the base.
+
+    Raises:
+        CorpusError: at construction when there is nothing at `path`, later when it cannot be read or is empty.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise CorpusError(
+                f"path={str(self.path)!r}: no such file or folder; give the place of the corpus"
+            )
+
+    @abstractmethod
+    def documents(self) -> Iterator[Document]:
+        """The documents, in an order that never changes."""
+
+    @cached_property
+    def text(self) -> str:
+        """All documents, joined by a blank line.
+
+        Raises:
+            CorpusError: there is no text at all.
+        """
+        documents = [d for d in self.documents() if d.text.strip()]
+        text = "\n\n".join(document.text.strip() for document in documents)
+        if not is_text(text):
+            name = next(d.name for d in documents if not is_text(d.text))
+            raise CorpusError(
+                f"path={str(self.path)!r}: {one_line(name)} holds text that is no Unicode (half a surrogate pair)"
+            )
+        if not text:
+            raise CorpusError(f"path={str(self.path)!r}: the corpus is empty; {self.empty_hint}")
+        return text
+
+    @property
+    def empty_hint(self) -> str:
+        """What the user may do about an empty corpus."""
+        return "give a file with some text in it"
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex digest of `text` in UTF-8; it names the corpus in recordings and cartridges."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def token_ids(self, tokenizer: Any) -> NDArray[np.int32]:
+        """int32 [tokens], without special tokens around it; what looks like one in the text stays text.
+
+        Raises:
+            CorpusError: the corpus is empty, or comes to no tokens.
+        """
+        ids = np.asarray(text_ids(tokenizer, self.text), dtype=np.int32)
+        if not len(ids):
+            raise CorpusError(
+                f"path={str(self.path)!r}: the tokenizer makes no token of it; give a text it can read"
+            )
+        return ids
+
+    def _read(self, path: Path, encoding: str) -> str:
+        try:
+            return path.read_text(encoding=encoding).removeprefix("\ufeff")
+        except (UnicodeError, LookupError) as error:
+            raise CorpusError(
+                f"path={str(path)!r}: not text in encoding={encoding!r} ({one_line(error)}); set encoding"
+            ) from error
+        except OSError as error:
+            raise CorpusError(
+                f"path={str(path)!r}: cannot be read ({error}); give a readable text file"
+            ) from error

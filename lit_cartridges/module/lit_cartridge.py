@@ -1,0 +1,399 @@
+"""`LitCartridge`: frozen model(s), one cartridge, one objective (arXiv 2506.06266, §3).
+
+Data flow of a step: packed batch → the frozen student reads it after the cartridge (`Reading`) → hidden states of the
+answer tokens → objective in chunks → gradients of the cartridge alone.
+
+Models load in `configure_model`, so that a strategy may shard them as they load; checkpoints hold the cartridge only;
+every process runs the same collective operations in every step.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jsonargparse.typing import SecretStr
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from lit_cartridges.attention import reads_prefixes
+from lit_cartridges.cartridge import Cartridge
+from lit_cartridges.conversations.tokenizer_check import tokenizer_fingerprint
+from lit_cartridges.data.batch import PackedBatch
+from lit_cartridges.errors import SettingError
+from lit_cartridges.init import FirstTokens, InitStrategy
+from lit_cartridges.init.init_cost import InitCost, measured_init
+from lit_cartridges.losses import LanguageHead, Objective, TopKDistillation, chunked_loss
+from lit_cartridges.models import stays_in_place
+from lit_cartridges.models.base_weights import digest_of, plain_token
+from lit_cartridges.module.new_cartridge import checkpoint_cartridge, init_context, new_cartridge
+from lit_cartridges.module.packed_forward import student_hidden, teacher_hidden
+from lit_cartridges.module.recomputing import recomputes_layers
+from lit_cartridges.runs.precision import require_fp32, require_full_precision, require_no_autocast
+from lit_cartridges.runs.resuming import KEY, Resumption, read_checkpoint
+from lit_cartridges.runs.run_progress import recount_batches, warm_up_and_cosine
+from lit_cartridges.runs.run_settings import constructed, model_identity
+from lit_cartridges.settings import (
+    Decay,
+    DTypeName,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Share,
+    checked,
+)
+from lit_cartridges.settings.model_checks import DeviceMap, QuantizationConfig
+from lit_cartridges.strategies.frozen_models import FrozenModel, in_step, load_frozen_model
+
+
+class LitCartridge(L.LightningModule):
+    """Trains a cartridge for a frozen model.
+
+    Args:
+        model: the student by its Hub id, folder, or ``package:NAME/FOLDER``.
+        num_tokens: positions of the cartridge.
+        num_frozen_tokens: leading positions that stay as they start (the attention sink).
+        init: how the cartridge starts.
+        objective: what the student is trained to match.
+        teacher_model: another frozen model that asks and answers, with the student's tokenizer; the student by default.
+        learning_rate: of Adam, after the warm-up.
+        betas: of Adam.
+        warmup_steps: optimizer steps of linear warm-up, capped at a tenth of all steps.
+        final_lr_share: share of the learning rate at the end of the cosine.
+        dtype: of the frozen weights: "auto" (as in their files), "float32", "bfloat16", "float16". The cartridge and
+            its moments are fp32 in any case.
+        gradient_checkpointing: recompute layers in the backward pass to save memory.
+        loss_chunk_tokens: answer tokens whose logits exist at a time.
+        seed: of the init strategy.
+        revision: branch, tag or commit of ``model`` on the Hub; by default its main branch.
+        token: for private and gated models of the Hub, where HF_TOKEN does not hold it; it is written nowhere.
+        trust_remote_code: run code that comes with ``model`` or ``teacher_model``.
+        device_map: "auto", or a device per module of the frozen models, which accelerate then spreads; one process only.
+        quantization_config: of the frozen models, as transformers takes it: ``{load_in_4bit: true}``.
+    """
+
+    @checked
+    def __init__(
+        self,
+        *,
+        model: str,
+        num_tokens: PositiveInt,
+        num_frozen_tokens: NonNegativeInt = 1,
+        init: InitStrategy | None = None,
+        objective: Objective | None = None,
+        teacher_model: str | None = None,
+        learning_rate: PositiveFloat = 2e-2,
+        betas: tuple[Decay, Decay] = (0.9, 0.999),
+        warmup_steps: NonNegativeInt = 100,
+        final_lr_share: Share = 0.1,
+        dtype: DTypeName = "auto",
+        gradient_checkpointing: bool = False,
+        loss_chunk_tokens: PositiveInt = 1024,
+        seed: Seed = 0,
+        revision: str | None = None,
+        token: SecretStr | str | None = None,
+        trust_remote_code: bool = False,
+        device_map: DeviceMap | None = None,
+        quantization_config: QuantizationConfig | None = None,
+    ) -> None:
+        super().__init__()
+        if num_frozen_tokens >= num_tokens:
+            raise SettingError(
+                "at least one position must be left to train",
+                num_frozen_tokens=num_frozen_tokens,
+                num_tokens=num_tokens,
+            )
+        self.model_name, self.teacher_name = model, teacher_model
+        self.num_tokens, self.num_frozen_tokens = num_tokens, num_frozen_tokens
+        self.init, self.objective = init or FirstTokens(), objective or TopKDistillation()
+        self.learning_rate, self.betas = learning_rate, betas
+        self.warmup_steps, self.final_lr_share = warmup_steps, final_lr_share
+        self.dtype_name, self.gradient_checkpointing = dtype, gradient_checkpointing
+        self.loss_chunk_tokens, self.seed = loss_chunk_tokens, seed
+        self._student = FrozenModel(
+            setting="model.model",
+            name=model,
+            dtype=dtype,
+            revision=revision,
+            token=plain_token(token),
+            trust_remote_code=trust_remote_code,
+            device_map=device_map,
+            quantization_config=quantization_config,
+        )
+        self._teacher = None
+        if teacher_model is not None:  # a revision is of one repository
+            self._teacher = replace(
+                self._student, setting="model.teacher_model", name=teacher_model, revision=None
+            )
+        self.cartridge: Cartridge | None = None
+        self.init_cost: InitCost | None = None
+        self.student: PreTrainedModel | None = None
+        self.teacher: PreTrainedModel | None = None
+        self._attached = ExitStack()
+        self.resumption = Resumption(self)
+
+    @cached_property
+    def model_config(self) -> PretrainedConfig:
+        """The student's config; known before its weights are."""
+        return self._student.config()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The student's tokenizer."""
+        return self._student.tokenizer()
+
+    def setup(self, stage: str) -> None:
+        """Checks that need the configs only."""
+        require_full_precision(self.trainer.precision_plugin)
+        require_no_autocast(self.trainer.strategy.root_device)
+        if stage == "fit" and self.trainer.ckpt_path:
+            self.resumption.accept(read_checkpoint(Path(self.trainer.ckpt_path)), self.trainer)
+        if stage == "fit" and self.trainer.max_steps < 0:
+            raise ValueError(
+                f"trainer.max_steps={self.trainer.max_steps}: the stream has no end, so a run needs one; set the "
+                "number of optimizer steps"
+            )
+        text = self.model_config.get_text_config()
+        limit = getattr(text, "max_position_embeddings", None)
+        if limit is not None and self.num_tokens >= limit:
+            raise ValueError(
+                f"model.num_tokens={self.num_tokens} leaves no position for the user: {self.model_name} has "
+                f"max_position_embeddings={limit}; choose fewer"
+            )
+        self._student.require_loadable(self.trainer.strategy)
+        if stage == "fit" and not self.trainer.ckpt_path:
+            self.init.check_model(self.model_config, self.num_tokens)
+        if self._teacher is not None:
+            self._teacher.require_loadable(self.trainer.strategy)
+            theirs = tokenizer_fingerprint(self._teacher.tokenizer())
+            if theirs != tokenizer_fingerprint(self.tokenizer):
+                raise ValueError(
+                    f"model.teacher_model={self.teacher_name!r} has another tokenizer than {self.model_name}; a teacher "
+                    "needs the student's"
+                )
+
+    def configure_model(self) -> None:
+        """Load the frozen models and start the cartridge, if that is still to be done, and attach both."""
+        if self.student is None:
+            load = partial(load_frozen_model, self.trainer.strategy, device=self.device)
+            self._hold("student", load(self.model_name, **self._student.options))
+            if self._teacher is not None:
+                self._hold("teacher", load(self._teacher.name, **self._teacher.options))
+            assert self.student is not None
+            self.head: LanguageHead = LanguageHead(self.student)
+            self.teacher_head: LanguageHead = LanguageHead(self.frozen_teacher)
+        for frozen in {self.student, self.frozen_teacher}:
+            self._attached.enter_context(reads_prefixes(frozen))
+        data: Any = getattr(self.trainer, "datamodule", None)
+        if hasattr(data, "bind_teacher"):
+            data.bind_teacher(self.frozen_teacher)
+        if self.cartridge is None and self.trainer.ckpt_path:
+            # What the init would give is about to be replaced. (`fit(ckpt_path=…)` tells nobody at this point: set
+            # trainer.ckpt_path instead, as the command line does, where an init takes long.)
+            self.cartridge = checkpoint_cartridge(
+                Path(self.trainer.ckpt_path), self.init, data, base_model=self.model_name, model=self.student
+            )
+        if self.cartridge is None:
+            context = init_context(
+                data, self.student, num_tokens=self.num_tokens, seed=self.seed, progress=self._shows_progress
+            )
+            with in_step(self.trainer.strategy), measured_init(self.student.device) as self.init_cost:
+                self.cartridge = new_cartridge(
+                    self.init,
+                    context,
+                    data,
+                    base_model=self.model_name,
+                    num_frozen_tokens=self.num_frozen_tokens,
+                )
+
+    def on_train_start(self) -> None:
+        """Keep what this run is made with, for its checkpoints."""
+        self.resumption.begin(self.trainer)
+
+    def load_teacher(self) -> PreTrainedModel:
+        """The model that asks and answers, without a trainer."""
+        source = self._teacher or self._student
+        return load_frozen_model(None, source.name, device=torch.device("cpu"), **source.options)
+
+    def _hold(self, name: str, model: PreTrainedModel) -> None:
+        """As an attribute; one that stays where it was loaded is kept from those who move this module."""
+        if stays_in_place(model):
+            self.__dict__[name] = model
+        else:
+            setattr(self, name, model)
+
+    @property
+    def frozen_teacher(self) -> PreTrainedModel:
+        """The model that asks and answers: a separate one, or the student without its cartridge."""
+        model = self.teacher if self.teacher is not None else self.student
+        assert model is not None, "configure_model has not run"
+        return model
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Final hidden states [answers, width] of the student at the places that predict answer tokens."""
+        assert self.cartridge is not None and self.student is not None
+        with recomputes_layers(self.student) if self.gradient_checkpointing else nullcontext():
+            return student_hidden(self.student, self.cartridge, batch)
+
+    def losses(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Sum of the objective over the batch's answer tokens, and per token [answers] objective and NLL, in nats."""
+        targets = batch.targets
+        if self.objective.needs_teacher_hidden:
+            targets = replace(targets, teacher_hidden=teacher_hidden(self.frozen_teacher, batch))
+        return chunked_loss(
+            self(batch),
+            targets,
+            self.objective,
+            self.head,
+            teacher_head=self.teacher_head,
+            chunk_tokens=self.loss_chunk_tokens,
+        )
+
+    def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
+        """Loss of one micro-batch, weighted so that a step averages over all its answer tokens on all processes."""
+        total, token_losses, nll = self.losses(batch)
+        answers = self._sum_over_processes(float(batch.window_answers))
+        micro_batches = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        loss = total * (micro_batches / answers)
+        if not torch.isfinite(loss):
+            labels = ", ".join(sorted(set(batch.labels)))
+            raise FloatingPointError(
+                f"the loss is {loss.item()} in batch {batch_idx} (optimizer step {self.global_step}; {len(batch.lengths)} "
+                f"conversations: {labels}); the last good checkpoint is kept. Lower model.learning_rate or set "
+                "trainer.gradient_clip_val"
+            )
+        if self._logs_this_step():
+            self._log_losses(batch, token_losses, nll)
+        # Before the callbacks of this batch, so that a checkpoint they save does not repeat it.
+        self.trainer.datamodule.batch_used(batch)  # type: ignore[attr-defined]
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the norm of the cartridge's gradient, before clipping."""
+        if self._logs_this_step():
+            grads = [p.grad for p in self.parameters() if p.grad is not None]
+            if grads:  # a strategy that shards them logs their norm itself
+                self.log("train/grad_norm", torch.nn.utils.get_total_norm(grads))
+
+    def _logs_this_step(self) -> bool:
+        trainer: Any = self.trainer
+        return (self.global_step + 1) % max(1, trainer.log_every_n_steps) == 0
+
+    def _log_losses(self, batch: PackedBatch, token_losses: Tensor, nll: Tensor) -> None:
+        """Loss in nats per answer token, in all and by seed prompt, and the perplexity of the teacher's answers."""
+        self.log("train/loss", token_losses.mean(), prog_bar=True, batch_size=1)
+        self.log("train/perplexity", nll.mean().exp(), prog_bar=True, batch_size=1)
+        for label in sorted(set(batch.labels)):
+            rows = [row for row, name in enumerate(batch.labels) if name == label]
+            own = torch.isin(batch.label_rows, torch.tensor(rows, device=self.device))
+            self.log(f"train/loss/{label}", token_losses[own].mean(), batch_size=1)
+
+    def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
+        """Loss and the teacher's tokens' NLL, in nats per answer token, on held-out conversations."""
+        self._score(batch, "val")
+
+    def test_step(self, batch: PackedBatch, batch_idx: int) -> None:
+        """The same under ``test/``."""
+        self._score(batch, "test")
+
+    def _score(self, batch: PackedBatch, stage: str) -> None:
+        _, token_losses, nll = self.losses(batch)
+        answers = len(token_losses)
+        self.log(f"{stage}/loss", token_losses.mean(), batch_size=answers, sync_dist=True)
+        self.log(f"{stage}/answer_nll", nll.mean(), batch_size=answers, sync_dist=True)
+
+    def predict_step(self, batch: PackedBatch, batch_idx: int) -> dict[str, Any]:
+        """Per answer token the objective and the NLL, in nats, with each conversation's label."""
+        _, token_losses, nll = self.losses(batch)
+        labels = [batch.labels[row] for row in batch.label_rows.tolist()]
+        return {"token_losses": token_losses.cpu(), "nll": nll.cpu(), "labels": labels}
+
+    def configure_optimizers(self) -> Any:
+        """Adam on the cartridge, linear warm-up, then a cosine, counted in optimizer steps."""
+        assert self.cartridge is not None
+        require_fp32(self.cartridge)  # a plugin or a caller may have converted it
+        optimizer = torch.optim.Adam(self.cartridge.parameters(), lr=self.learning_rate, betas=self.betas)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = warm_up_and_cosine(optimizer, steps, self.warmup_steps, self.final_lr_share)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The cartridge alone: the frozen weights never enter a checkpoint, nor are they gathered for one."""
+        if self.cartridge is None:
+            return {}
+        state = self.cartridge.state_dict(prefix="cartridge.")
+        return dict(state)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load the cartridge from a checkpoint."""
+        assert self.cartridge is not None
+        own = {name.removeprefix("cartridge."): tensor for name, tensor in state_dict.items()}
+        return self.cartridge.load_state_dict(own, strict=strict, assign=assign)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember what the cartridge is for, so that another model's checkpoint is refused."""
+        assert self.cartridge is not None
+        known = self.cartridge.provenance
+        checkpoint["cartridge"] = {
+            "base_model": known.base_model,
+            "corpus_sha256": known.corpus_sha256,
+            "num_tokens": self.cartridge.num_tokens,
+            "num_frozen_tokens": self.cartridge.num_frozen_tokens,
+            "init": known.init,
+            "digest": digest_of(known),
+        }
+
+        checkpoint[KEY] = self.resumption.settings(self.trainer)
+
+    def run_settings(self) -> dict[str, Any]:
+        """See `lit_cartridges.runs.run_settings`. An attribute of another name than the argument's is told here."""
+        dtype: str = self.dtype_name
+        if dtype == "auto" and (known := self.model_config.get_text_config().dtype) is not None:
+            dtype = str(known).removeprefix("torch.")
+        return constructed(
+            self,
+            "model",
+            model=model_identity(self.model_name),
+            teacher_model=model_identity(self.teacher_name),
+            revision=self._student.revision,
+            token=None,
+            trust_remote_code=self._student.trust_remote_code,
+            device_map=self._student.device_map,
+            quantization_config=self._student.quantization_config,
+            dtype=dtype,
+        )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other settings; count batches as this run's processes will."""
+        assert self.cartridge is not None
+        self.resumption.accept(checkpoint, self.trainer)
+        known = dict(checkpoint.get("cartridge", {}))
+        init = known.pop("init", self.cartridge.provenance.init)  # of the run that began, whatever is set now
+        digest, mine = known.pop("digest", ""), digest_of(self.cartridge.provenance)
+        if digest and mine and digest != mine:
+            raise ValueError(
+                f"the checkpoint was made with other weights of model.model={self.model_name!r} (digest {digest[:12]}) than "
+                f"this run has ({mine[:12]}); give the model that it was made with, or --resume never"
+            )
+        self.cartridge.provenance = replace(self.cartridge.provenance, init=init)
+        recount_batches(checkpoint, checkpoint["global_step"] * self.trainer.accumulate_grad_batches)
+
+    def teardown(self, stage: str) -> None:
+        """Give the models their own attention back."""
+        self._attached.close()
+
+    @property
+    def _shows_progress(self) -> bool:
+        return self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
+
+    def _sum_over_processes(self, value: float) -> float:
+        if self.trainer.world_size == 1:
+            return value
+        total: Any = self.all_gather(torch.tensor(value, device=self.device))
+        return float(total.sum())
