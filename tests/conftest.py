@@ -10,6 +10,7 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 import pytest
 import torch
 
+from tests.chat_tokenizers import make_tokenizer, tokenizer  # noqa: F401  fixtures
 from tests.tiny_models import ARCHITECTURES, tiny_model
 from tests.tiny_run import save_corpus, save_model, save_recording
 

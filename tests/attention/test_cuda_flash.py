@@ -7,8 +7,9 @@ import copy
 import pytest
 import torch
 
-from lit_cartridges import Cartridge, attention_kernels
+from lit_cartridges import Cartridge
 from lit_cartridges.attention import Reading, reads_prefixes
+from lit_cartridges.attention import kernels as attention_kernels
 from lit_cartridges.attention.kernels import flash_backward, flash_forward, flash_takes, has_flash
 from lit_cartridges.attention.merged import MergedAttention
 from lit_cartridges.attention.parts import PackedPart, PrefixPart, RowsPart

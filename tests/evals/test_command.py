@@ -10,10 +10,10 @@ from lit_cartridges import Cartridge
 from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.cartridge import Fingerprint, Provenance
 from lit_cartridges.cascade.options import CascadeOptions
+from lit_cartridges.commands import evaluate as command
 from lit_cartridges.commands.evaluate import evaluate_command
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.corpora.open_corpus import TextCorpus
-from lit_cartridges.evals import command
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.system import icl
 from tests.evals.words import Answered, WordTask

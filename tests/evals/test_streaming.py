@@ -11,8 +11,8 @@ import torch
 from lit_cartridges.cascade import streamed_logprobs
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.cli import main
+from lit_cartridges.commands import perplexity as module
 from lit_cartridges.commands.perplexity import perplexity_command
-from lit_cartridges.evals import perplexity_command as module
 from lit_cartridges.evals.streaming import (
     STREAMING_SYSTEMS,
     dense_logprobs,
