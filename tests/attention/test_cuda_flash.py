@@ -16,7 +16,7 @@ from lit_cartridges.attention.parts import PackedPart, PrefixPart, RowsPart
 from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.module.recomputing import recomputes_layers
 from tests.attention.cuda_flash import BACKWARD, FORWARD, CudaFlash
-from tests.test_merged_attention import CPU, causal, check, draw, packed_visible
+from tests.attention.test_merged import CPU, causal, check, draw, packed_visible
 from tests.tiny_models import VOCAB, tiny_model
 
 HALVES = [torch.bfloat16, torch.float16]
