@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from lit_cartridges.attention.prefixed_cache import CartridgeCache
+from lit_cartridges.models.position_limit import max_positions
 from lit_cartridges.models.readable import unwrapped
 
 if TYPE_CHECKING:
@@ -243,7 +244,7 @@ class Cartridge(nn.Module):
                 f"{model.config._name_or_path or type(model).__name__}: cartridge against model, "
                 + "; ".join(differences)
             )
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        limit = max_positions(model.config)
         if limit is not None and self.num_tokens >= limit:
             raise ValueError(
                 f"num_tokens={self.num_tokens} leaves no position for the user in a model with "

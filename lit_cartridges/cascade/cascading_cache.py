@@ -16,6 +16,7 @@ from lit_cartridges.cascade.cascade_layer import HEAD_REDUCTIONS, CascadeLayer
 from lit_cartridges.cascade.rotation import Rotation
 from lit_cartridges.cascade.shape import CascadeShape
 from lit_cartridges.models.base_weights import base_of
+from lit_cartridges.models.position_limit import max_positions
 
 PerLayer = int | Sequence[int]
 
@@ -76,7 +77,7 @@ class CascadingCache(Cache):
             for c, w in zip(counts, windows, strict=True)
         ]
         largest = max(shape.capacity_tokens for shape in shapes)
-        limit = getattr(text, "max_position_embeddings", None)
+        limit = max_positions(config)
         if limit is not None and largest + stride_tokens > limit:
             raise ValueError(
                 f"total_tokens={largest}, stride_tokens={stride_tokens}: a cache and a stride need positions up to "

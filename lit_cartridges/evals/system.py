@@ -22,6 +22,7 @@ from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.evals.task import EvalError
 from lit_cartridges.generation import generate_from_prefix
+from lit_cartridges.models.position_limit import max_positions
 
 CARTRIDGE, ICL, TRUNCATED_ICL, NO_CONTEXT = "cartridge", "icl", "truncated_icl", "no_context"
 BASELINES = (ICL, TRUNCATED_ICL, NO_CONTEXT)
@@ -170,7 +171,7 @@ def of_cartridge(name: str, cartridge: Cartridge, model: PreTrainedModel) -> Sys
 
 def context_limit(config: PretrainedConfig, max_context_tokens: int | None = None) -> int | None:
     """Positions that prefix, question and answer may take together; None when there is no bound."""
-    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limit = max_positions(config)
     bounds = [bound for bound in (limit, max_context_tokens) if bound is not None]
     return min(bounds, default=None)
 

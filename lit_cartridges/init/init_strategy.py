@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from lit_cartridges.models.position_limit import max_positions
 from lit_cartridges.runs.steady_bar import SteadyBar
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class InitContext:
     @property
     def max_positions(self) -> int | None:
         """Positions of the model's context; None where its config sets no bound."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return max_positions(self.model.config)
 
     @property
     def opening_ids(self) -> Sequence[int]:

@@ -31,6 +31,7 @@ from lit_cartridges.init.init_cost import InitCost, measured_init
 from lit_cartridges.losses import LanguageHead, Objective, TopKDistillation, chunked_loss
 from lit_cartridges.models import stays_in_place
 from lit_cartridges.models.base_weights import digest_of, plain_token
+from lit_cartridges.models.position_limit import max_positions
 from lit_cartridges.module.new_cartridge import checkpoint_cartridge, init_context, new_cartridge
 from lit_cartridges.module.packed_forward import student_hidden, teacher_hidden
 from lit_cartridges.module.recomputing import recomputes_layers
@@ -159,8 +160,7 @@ class LitCartridge(L.LightningModule):
                 f"trainer.max_steps={self.trainer.max_steps}: the stream has no end, so a run needs one; set the "
                 "number of optimizer steps"
             )
-        text = self.model_config.get_text_config()
-        limit = getattr(text, "max_position_embeddings", None)
+        limit = max_positions(self.model_config)
         if limit is not None and self.num_tokens >= limit:
             raise ValueError(
                 f"model.num_tokens={self.num_tokens} leaves no position for the user: {self.model_name} has "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from transformers import PretrainedConfig
 
 from lit_cartridges.corpora.chunkers import ChunkerError
+from lit_cartridges.models.position_limit import max_positions
 from lit_cartridges.self_study.synthesizer import Synthesizer
 
 READ_AGAIN_ERROR = (
@@ -28,7 +29,7 @@ def require_room(synthesizer: Synthesizer, config: PretrainedConfig, *, read_aga
     if read_again and synthesizer.corpus_before_chunk:
         raise ValueError(READ_AGAIN_ERROR)
     teacher.check_model(config)
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limit = max_positions(config)
     if limit is None:
         return
     corpus_tokens = len(synthesizer.corpus_ids)

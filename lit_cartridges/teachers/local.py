@@ -32,6 +32,7 @@ from lit_cartridges.cascade import cascade_prefill
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.conversations.top_logprobs import TopLogprobs
 from lit_cartridges.generation import generate_from_prefix, left_padded
+from lit_cartridges.models.position_limit import max_positions
 from lit_cartridges.settings import Count, checked
 from lit_cartridges.teachers.teacher import Completion, Sampling, Teacher, TeacherError
 
@@ -157,7 +158,7 @@ class LocalTeacher(Teacher):
 
     def _streamed_tokens(self, context: tuple[int, ...], needed_tokens: int) -> int:
         """How many tokens, from the context's first on, are read through the cascade."""
-        limit = _positions(self._bound())
+        limit = max_positions(self._bound().config)
         if self.cascade is None:
             return 0
         if self._expected and context[: len(self._expected)] == self._expected:
@@ -186,18 +187,13 @@ class LocalTeacher(Teacher):
 
     @staticmethod
     def _fitting_length(model: PreTrainedModel, used: int, wanted: int) -> int:
-        limit = _positions(model) or used + wanted
+        limit = max_positions(model.config) or used + wanted
         if used >= limit:
             raise TeacherError(
                 f"chunk and prompt take {used} tokens, and the model has max_position_embeddings={limit}; "
                 "lower the chunker's max_tokens, or give the teacher a cascade that leaves room"
             )
         return min(wanted, limit - used)
-
-
-def _positions(model: PreTrainedModel) -> int | None:
-    limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return limit
 
 
 class _TopRecorder(LogitsProcessor):
