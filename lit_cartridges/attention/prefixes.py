@@ -5,8 +5,8 @@
 
 `Reading` holds, per layer, the keys and values of a *prefix*: a cartridge, or the prefill of a chunk. All rows of the
 batch share it; `MergedAttention` merges the attention to it with the causal attention among the row's own tokens, so it
-is never copied. Rows may be a padded batch, or one row of packed sequences (`lengths`). How a reading reaches the layers
-of its call, and of no other, is the affair of `model_calls`.
+is never copied. Rows may be a padded batch, or one row of packed sequences (`lengths`). `model_calls` brings a
+reading to the layers of its call, and of no other.
 
 **Sliding-window layers** treat the prefix as what it stands for: tokens at positions 0..P-1. A token at position t sees
 the prefix tokens j with t - j < window and no others, exactly as if they had been prefilled. Training, generation and

@@ -1,7 +1,7 @@
 """Asks a system the questions of a task, and measures its answers.
 
 Data flow: questions → prompts behind one shared prefix → greedy replies, decoded a batch at a time → graded by the
-task; and the reference answers, teacher-forced → their log-likelihood. How both are read is the system's affair; a prefix
+task; and the reference answers, teacher-forced → their log-likelihood. The system decides how both are read; a prefix
 is read as training does (`Reading`), so a cartridge is scored as it was trained.
 """
 

@@ -81,7 +81,7 @@ class LocalTeacher(Teacher):
         return {} if self.cascade is None else {"cascade": asdict(self.cascade)}
 
     def bind(self, model: Any, tokenizer: Any) -> None:
-        """Take the frozen model; the tokenizer is the caller's affair."""
+        """Take the frozen model. Prompts come as token ids, so no tokenizer is needed here."""
         self._model = model
         self._forget()
 
