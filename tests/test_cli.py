@@ -64,6 +64,32 @@ def test_fit_leaves_a_cartridge_logs_and_the_resolved_config_and_goes_on_by_itse
     assert Cartridge.from_pretrained(run / "cartridge").provenance.steps == 5
 
 
+def test_a_fast_dev_run_writes_nothing_and_leaves_a_run_as_it_is(tmp_path, options, capsys):
+    def written():
+        return {path: path.is_dir() or path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    before, tried = written(), options | {"trainer.fast_dev_run": 2, "data.validation_groups": 1}
+    main(command("fit", tried, "--trainer.accumulate_grad_batches=2"))
+    assert written() == before
+    main(command("fit", options))
+    before = written()
+    main(command("fit", tried | {"model.num_tokens": 9}))
+    assert written() == before
+    with pytest.raises(SystemExit):
+        main(command("fit", tried, f"--resume={tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}"))
+    assert "--trainer.fast_dev_run=2, --resume=" in capsys.readouterr().err
+    assert written() == before
+
+
+@pytest.mark.parametrize("name", ["limit_train_batches", "overfit_batches"])
+def test_an_epoch_that_would_cut_a_step_is_named_before_anything_is_built(options, capsys, name):
+    with pytest.raises(SystemExit) as end:
+        main(command("fit", options, f"--trainer.{name}=3", "--trainer.accumulate_grad_batches=2"))
+    told = capsys.readouterr().err
+    assert end.value.code == 2 and told.count("\n") == 1
+    assert f"--trainer.{name}=3, --trainer.accumulate_grad_batches=2: an epoch would end within" in told
+
+
 def test_an_init_strategy_is_chosen_by_a_word_and_its_options_follow(tmp_path, options):
     main(command("fit", options, "--model.init", "RandomVectors", "--model.init.std", "0.5"))
     first = Cartridge.from_pretrained(tmp_path / "run" / "cartridge")
