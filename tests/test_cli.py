@@ -8,6 +8,9 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lit_cartridges import Cartridge
 from lit_cartridges.cli import main
@@ -62,6 +65,38 @@ def test_fit_leaves_a_cartridge_logs_and_the_resolved_config_and_goes_on_by_itse
     assert list((run / "logs" / "version_0").glob("events.out.tfevents.*"))
     main(command("fit", options | {"trainer.max_steps": 5}))
     assert Cartridge.from_pretrained(run / "cartridge").provenance.steps == 5
+
+
+def test_the_hyper_parameters_reach_every_logger_and_the_token_none(tmp_path, options):
+    given = ["--model.init=RandomVectors", "--model.init.std=0.5", "--model.token=hf_verysecret"]
+    main(command("fit", options | {"trainer.max_steps": 1}, *given))
+    logs = tmp_path / "run" / "logs" / "version_0"
+    told = yaml.safe_load((logs / "hparams.yaml").read_text())
+    expected = {
+        "model.model": options["model.model"],
+        "model.init": "RandomVectors",
+        "model.init.std": 0.5,
+        "model.num_tokens": 8,
+        "model.learning_rate": 0.02,
+        "data.corpus": options["data.corpus"],
+        "corpus_tokens": 120,
+        "compression": 15.0,
+    }
+    assert {name: told[name] for name in expected} == expected
+    (events,) = logs.glob("events.out.tfevents.*")
+    accumulator = EventAccumulator(str(events))
+    accumulator.Reload()
+    start = HParamsPluginData.FromString(
+        accumulator.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    )
+    seen = {
+        name: getattr(value, value.WhichOneof("kind"))
+        for name, value in start.session_start_info.hparams.items()
+    }
+    assert {name: seen[name] for name in expected} == expected
+    assert "model.token" not in told and "model.token" not in seen
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert not any(b"verysecret" in path.read_bytes() for path in files)
 
 
 def test_a_fast_dev_run_writes_nothing_and_leaves_a_run_as_it_is(tmp_path, options, capsys):

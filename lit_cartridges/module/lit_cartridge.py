@@ -42,7 +42,7 @@ from lit_cartridges.runs.run_progress import (
     require_whole_epochs,
     warm_up_and_cosine,
 )
-from lit_cartridges.runs.run_settings import constructed, model_identity
+from lit_cartridges.runs.run_settings import constructed, hyper_parameters, model_identity
 from lit_cartridges.settings import (
     Decay,
     DTypeName,
@@ -221,8 +221,18 @@ class LitCartridge(L.LightningModule):
                 )
 
     def on_train_start(self) -> None:
-        """Keep what this run is made with, for its checkpoints."""
+        """Keep what this run is made with, for its checkpoints, and tell the loggers."""
         self.resumption.begin(self.trainer)
+        if self.trainer.enable_autolog_hparams and self.trainer.is_global_zero:  # type: ignore[attr-defined]
+            ids = getattr(getattr(self.trainer, "datamodule", None), "corpus_ids", None)
+            told = hyper_parameters(
+                self.resumption.settings(self.trainer),
+                num_tokens=self.num_tokens,
+                corpus_tokens=None if ids is None else len(ids),
+            )
+            for logger in self.trainer.loggers:
+                logger.log_hyperparams(told)
+                logger.save()  # now, not with the first figures: a run may be looked at before, or die
 
     def load_teacher(self) -> PreTrainedModel:
         """The model that asks and answers, without a trainer."""
