@@ -87,7 +87,7 @@ class CartridgeCheckpoint(Checkpoint):
             RunFolderError: another training uses it, or it cannot be written.
         """
         self.folder = self.folder or Path(trainer.default_root_dir)
-        if trainer.is_global_zero and self._held is None:
+        if trainer.is_global_zero and self._held is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             folder = RunFolder(self.folder)
             folder.take()
             self._held = folder
@@ -167,6 +167,8 @@ class CartridgeCheckpoint(Checkpoint):
                 "model.learning_rate or set trainer.gradient_clip_val"
             )
         self._saved_step = trainer.global_step
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         figure = trainer.callback_metrics.get(self.monitor)
         # Each process has logged its own share: were they not to agree, one would write alone and wait for ever.
         value = None if figure is None else _mean_over_processes(trainer, figure)

@@ -61,7 +61,8 @@ class SaveConfig(SaveConfigCallback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The checkpoint, if there is one, has been accepted by now."""
-        super().setup(trainer, pl_module, "fit")
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            super().setup(trainer, pl_module, "fit")
 
     def run_settings(self) -> dict[str, Any]:
         """Every setting as it was typed, and the defaults; see `lit_cartridges.runs.run_settings`."""
@@ -244,7 +245,13 @@ class CartridgeCLI(LightningCLI):
         if given is None and resume not in ("auto", "never"):
             given = resume
         path = Path(given) if given is not None else None
-        if path is None and resume == "auto":
+        tries = subcommand == "fit" and self.trainer.fast_dev_run
+        if tries and path is not None:
+            raise SettingError(
+                "a try of a few batches begins anew; leave one of them out",
+                {"trainer.fast_dev_run": tries, "resume": str(path)},
+            )
+        if path is None and resume == "auto" and not tries:
             path = self._resume_path()
         if path is not None:
             # Set here, where the module sees it before it would compute an init that the checkpoint replaces.

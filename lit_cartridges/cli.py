@@ -64,6 +64,8 @@ def _quiet() -> None:
         ".*`srun` command is available on your system but is not used.*",
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*Found .* module.s. in eval mode.*",
+        ".*your dataloader is not resumable.*",  # the data module is
+        ".*You requested to overfit but enabled.*",  # the stream has no shuffling of Lightning's
     ):
         warnings.filterwarnings("ignore", message=hint)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

@@ -8,6 +8,9 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lit_cartridges import Cartridge
 from lit_cartridges.cli import main
@@ -62,6 +65,64 @@ def test_fit_leaves_a_cartridge_logs_and_the_resolved_config_and_goes_on_by_itse
     assert list((run / "logs" / "version_0").glob("events.out.tfevents.*"))
     main(command("fit", options | {"trainer.max_steps": 5}))
     assert Cartridge.from_pretrained(run / "cartridge").provenance.steps == 5
+
+
+def test_the_hyper_parameters_reach_every_logger_and_the_token_none(tmp_path, options):
+    given = ["--model.init=RandomVectors", "--model.init.std=0.5", "--model.token=hf_verysecret"]
+    main(command("fit", options | {"trainer.max_steps": 1}, *given))
+    logs = tmp_path / "run" / "logs" / "version_0"
+    told = yaml.safe_load((logs / "hparams.yaml").read_text())
+    expected = {
+        "model.model": options["model.model"],
+        "model.init": "RandomVectors",
+        "model.init.std": 0.5,
+        "model.num_tokens": 8,
+        "model.learning_rate": 0.02,
+        "data.corpus": options["data.corpus"],
+        "corpus_tokens": 120,
+        "compression": 15.0,
+    }
+    assert {name: told[name] for name in expected} == expected
+    (events,) = logs.glob("events.out.tfevents.*")
+    accumulator = EventAccumulator(str(events))
+    accumulator.Reload()
+    start = HParamsPluginData.FromString(
+        accumulator.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    )
+    seen = {
+        name: getattr(value, value.WhichOneof("kind"))
+        for name, value in start.session_start_info.hparams.items()
+    }
+    assert {name: seen[name] for name in expected} == expected
+    assert "model.token" not in told and "model.token" not in seen
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert not any(b"verysecret" in path.read_bytes() for path in files)
+
+
+def test_a_fast_dev_run_writes_nothing_and_leaves_a_run_as_it_is(tmp_path, options, capsys):
+    def written():
+        return {path: path.is_dir() or path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    before, tried = written(), options | {"trainer.fast_dev_run": 2, "data.validation_groups": 1}
+    main(command("fit", tried, "--trainer.accumulate_grad_batches=2"))
+    assert written() == before
+    main(command("fit", options))
+    before = written()
+    main(command("fit", tried | {"model.num_tokens": 9}))
+    assert written() == before
+    with pytest.raises(SystemExit):
+        main(command("fit", tried, f"--resume={tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}"))
+    assert "--trainer.fast_dev_run=2, --resume=" in capsys.readouterr().err
+    assert written() == before
+
+
+@pytest.mark.parametrize("name", ["limit_train_batches", "overfit_batches"])
+def test_an_epoch_that_would_cut_a_step_is_named_before_anything_is_built(options, capsys, name):
+    with pytest.raises(SystemExit) as end:
+        main(command("fit", options, f"--trainer.{name}=3", "--trainer.accumulate_grad_batches=2"))
+    told = capsys.readouterr().err
+    assert end.value.code == 2 and told.count("\n") == 1
+    assert f"--trainer.{name}=3, --trainer.accumulate_grad_batches=2: an epoch would end within" in told
 
 
 def test_an_init_strategy_is_chosen_by_a_word_and_its_options_follow(tmp_path, options):

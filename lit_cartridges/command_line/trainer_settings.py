@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.environments import LSFEnvironment, MPIEnvironmen
 from lightning.pytorch.strategies import StrategyRegistry
 
 from lit_cartridges.errors import SettingError
+from lit_cartridges.runs.run_progress import require_whole_epochs
 from lit_cartridges.settings import (
     Check,
     NonNegativeFloat,
@@ -155,6 +156,13 @@ def _together(settings: Mapping[str, Any], *, training: bool) -> None:
                 "must be a number of batches: the stream has no length of which this could be a share",
                 {share: value},
             )
+    if training and not get("fast_dev_run"):
+        require_whole_epochs(
+            limit_train_batches=get("limit_train_batches"),
+            overfit_batches=get("overfit_batches"),
+            accumulate_grad_batches=get("accumulate_grad_batches") or 1,
+            prefix="",
+        )
     accelerator = get("accelerator")
     if isinstance(accelerator, str):
         _require_devices(accelerator, get("devices", "auto"))

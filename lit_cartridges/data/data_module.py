@@ -155,6 +155,7 @@ class SelfStudyDataModule(L.LightningDataModule):
         self.recording_folder = recording
         self.stream_state = StreamState({})
         self._dealt: int | None = None  # shards of the stream, once it is dealt
+        self._stream: ExampleStream | None = None
 
     def prepare(self, tokenizer: Any) -> None:
         """Read the corpus and set the renderer; needs a tokenizer, and no model."""
@@ -214,8 +215,9 @@ class SelfStudyDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[PackedBatch]:
         """The stream from where it stands; batches come packed, so the loader only passes them on."""
         trainer: Any = self.trainer
+        self._end_stream()
         num_shards = self._dealt = self._stream_shards(trainer.world_size)
-        stream = ExampleStream(
+        self._stream = ExampleStream(
             self._source,
             tokens_per_batch=self.tokens_per_batch,
             groups_per_round=self.groups_per_round,
@@ -224,15 +226,29 @@ class SelfStudyDataModule(L.LightningDataModule):
             num_shards=num_shards,
             shards=tuple(range(trainer.global_rank, num_shards, trainer.world_size)),
             batches_per_step=trainer.accumulate_grad_batches,
-            start=self.stream_state,
+            start=lambda: self.stream_state,
+            skip=self._overfitted,
             threaded=not isinstance(self.teacher, LocalTeacher),
             in_step=partial(in_step, trainer.strategy),
         )
-        return DataLoader(stream, batch_size=None, num_workers=0)
+        return DataLoader(self._stream, batch_size=None, num_workers=0)
+
+    def _end_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _overfitted(self) -> int:
+        """With ``overfit_batches``, whose epochs all begin at one place: batches of this epoch that a checkpoint has used."""
+        trainer: Any = self.trainer
+        return int(
+            trainer.overfit_batches
+            and trainer.fit_loop.epoch_loop.batch_progress.current.ready % trainer.overfit_batches
+        )
 
     def _stream_shards(self, processes: int) -> int:
         """As many as a checkpoint has, else as are set, else one per process."""
-        held = len(self.stream_state.places)
+        held = self._dealt or len(self.stream_state.places)
         num_shards = held or self.num_shards or processes
         if self.num_shards not in (None, num_shards):
             raise ValueError(
@@ -284,7 +300,8 @@ class SelfStudyDataModule(L.LightningDataModule):
 
     def batch_used(self, batch: PackedBatch) -> None:
         """The module calls this after each batch; the stream's state follows what was trained, not what was fetched."""
-        if batch.stream_state is not None:
+        trainer: Any = self.trainer
+        if batch.stream_state is not None and not (trainer and trainer.overfit_batches):
             self.stream_state = batch.stream_state
 
     def state_dict(self) -> dict[str, Any]:
@@ -299,13 +316,18 @@ class SelfStudyDataModule(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a checkpoint stood."""
         self.stream_state = StreamState.from_state_dict(state_dict)
+        self._dealt = None
 
     def on_exception(self, exception: BaseException) -> None:
         """Say so where the error is that another process is gone; here, since every strategy comes by."""
-        explain_lost_process(exception, self.trainer)
+        try:
+            explain_lost_process(exception, self.trainer)
+        finally:
+            self._end_stream()
 
     def teardown(self, stage: str) -> None:
         """Give back the teacher's connections and memory."""
+        self._end_stream()
         self.teacher.close()
 
     @property
@@ -321,6 +343,8 @@ class SelfStudyDataModule(L.LightningDataModule):
             return self._conversation_examples(self._recorded("recorded", self.recorded))
         folder = self.recording_folder or str(Path(self.trainer.default_root_dir) / "recording")  # type: ignore[union-attr]
         synthesizer = self.synthesizer()
+        if self.trainer.fast_dev_run:  # type: ignore[union-attr, attr-defined]
+            return self._conversation_examples(synthesizer)  # which writes nothing
         recording = Recording(
             folder,
             tokenizer=self.renderer.tokenizer,

@@ -10,7 +10,7 @@ State of one shard = (round, place in the round's order): a `StreamState` holds 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -51,6 +51,9 @@ class StreamState:
 class ExampleStream(IterableDataset[PackedBatch]):
     """An endless stream of packed batches.
 
+    To iterate again is to go on from where the last used batch ends, not from the beginning: an epoch is a stretch of the
+    stream. Only one iterator at a time gives batches; a new one ends those before it.
+
     Args:
         source: gives groups of examples by index.
         tokens_per_batch: the most tokens of a packed batch.
@@ -58,7 +61,8 @@ class ExampleStream(IterableDataset[PackedBatch]):
         seed: decides the orders.
         num_shards, shards: into how many the stream is dealt, and which of them this process serves.
         batches_per_step: micro-batches of an optimizer step; they learn of each other's number of targets.
-        start: where to go on; None for the beginning.
+        start: where to go on, or what tells so whenever an epoch begins; None for the beginning.
+        skip: what tells how many batches from there the first iterator leaves out.
         threaded: make the next round in a thread while this one trains, for teachers that live elsewhere.
         in_step: what to be in while a batch is fetched, which may generate more or less than on other processes.
     """
@@ -74,7 +78,8 @@ class ExampleStream(IterableDataset[PackedBatch]):
         num_shards: int = 1,
         shards: tuple[int, ...] = (0,),
         batches_per_step: int = 1,
-        start: StreamState | None = None,
+        start: StreamState | Callable[[], StreamState] | None = None,
+        skip: Callable[[], int] = int,
         threaded: bool = False,
         in_step: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
@@ -92,15 +97,33 @@ class ExampleStream(IterableDataset[PackedBatch]):
         self.source, self.tokens_per_batch = source, tokens_per_batch
         self.groups_per_round, self.uses, self.seed = groups_per_round, uses, seed
         self.num_shards, self.shards, self.batches_per_step = num_shards, shards, batches_per_step
-        self.start, self.threaded, self.in_step = start or StreamState({}), threaded, in_step
+        self.start = start if callable(start) else lambda: start or StreamState({})
+        self.skip, self.threaded, self.in_step = skip, threaded, in_step
+        self._running: Generator[PackedBatch] | None = None
+        self._reached: StreamState | None = None  # after the last batch given, unless that is within a step
         self.counts: dict[str, float] = {"cut_conversations": 0, "cut_answer_tokens": 0}
 
     def __iter__(self) -> Iterator[PackedBatch]:
-        places = {shard: self.start.places.get(shard, (0, 0)) for shard in self.shards}
+        if self._running is None or self._reached != self.start():
+            skip = self.skip if self._running is None else int
+            self.close()
+            self._running = self._batches(skip)
+        return self._running
+
+    def close(self) -> None:
+        """End the iterator, and wait for the round that its thread may be making."""
+        if self._running is not None:
+            self._running.close()
+
+    def _batches(self, skip: Callable[[], int]) -> Generator[PackedBatch]:
+        # Asked for with the first batch: a checkpoint may be loaded between `iter` and that.
+        start, left_out = self.start(), skip()
+        places = {shard: start.places.get(shard, (0, 0)) for shard in self.shards}
         shards = {shard: self._shard_batches(shard, places[shard]) for shard in self.shards}
-        turn = self.start.turn
+        turn = start.turn
         while True:
             window: list[PackedBatch] = []
+            self._reached = None
             for _ in range(self.batches_per_step):
                 shard = self.shards[turn % len(self.shards)]
                 with self.in_step():
@@ -110,6 +133,10 @@ class ExampleStream(IterableDataset[PackedBatch]):
             answers = sum(len(batch.target_rows) for batch in window)
             for number, batch in enumerate(window, start=1):
                 done = StreamState(dict(places), turn) if number == len(window) else None
+                if left_out > 0:
+                    left_out -= 1
+                    continue
+                self._reached = done
                 counts = {**self.counts, **self.source.counts}
                 yield replace(batch, window_answers=answers, stream_state=done, counts=counts)
 

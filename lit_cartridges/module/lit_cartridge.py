@@ -37,8 +37,13 @@ from lit_cartridges.module.packed_forward import student_hidden, teacher_hidden
 from lit_cartridges.module.recomputing import recomputes_layers
 from lit_cartridges.runs.precision import require_fp32, require_full_precision, require_no_autocast
 from lit_cartridges.runs.resuming import KEY, Resumption, read_checkpoint
-from lit_cartridges.runs.run_progress import recount_batches, warm_up_and_cosine
-from lit_cartridges.runs.run_settings import constructed, model_identity
+from lit_cartridges.runs.run_progress import (
+    optimizer_steps,
+    recount_batches,
+    require_whole_epochs,
+    warm_up_and_cosine,
+)
+from lit_cartridges.runs.run_settings import constructed, hyper_parameters, model_identity
 from lit_cartridges.settings import (
     Decay,
     DTypeName,
@@ -160,6 +165,9 @@ class LitCartridge(L.LightningModule):
                 f"trainer.max_steps={self.trainer.max_steps}: the stream has no end, so a run needs one; set the "
                 "number of optimizer steps"
             )
+        if stage == "fit" and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            names = ("limit_train_batches", "overfit_batches", "accumulate_grad_batches")
+            require_whole_epochs(**{name: getattr(self.trainer, name) for name in names})
         limit = max_positions(self.model_config)
         if limit is not None and self.num_tokens >= limit:
             raise ValueError(
@@ -213,8 +221,18 @@ class LitCartridge(L.LightningModule):
                 )
 
     def on_train_start(self) -> None:
-        """Keep what this run is made with, for its checkpoints."""
+        """Keep what this run is made with, for its checkpoints, and tell the loggers."""
         self.resumption.begin(self.trainer)
+        if self.trainer.enable_autolog_hparams and self.trainer.is_global_zero:  # type: ignore[attr-defined]
+            ids = getattr(getattr(self.trainer, "datamodule", None), "corpus_ids", None)
+            told = hyper_parameters(
+                self.resumption.settings(self.trainer),
+                num_tokens=self.num_tokens,
+                corpus_tokens=None if ids is None else len(ids),
+            )
+            for logger in self.trainer.loggers:
+                logger.log_hyperparams(told)
+                logger.save()  # now, not with the first figures: a run may be looked at before, or die
 
     def load_teacher(self) -> PreTrainedModel:
         """The model that asks and answers, without a trainer."""
@@ -319,7 +337,7 @@ class LitCartridge(L.LightningModule):
         assert self.cartridge is not None
         require_fp32(self.cartridge)  # a plugin or a caller may have converted it
         optimizer = torch.optim.Adam(self.cartridge.parameters(), lr=self.learning_rate, betas=self.betas)
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = optimizer_steps(self.trainer)
         schedule = warm_up_and_cosine(optimizer, steps, self.warmup_steps, self.final_lr_share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -382,7 +400,7 @@ class LitCartridge(L.LightningModule):
                 f"this run has ({mine[:12]}); give the model that it was made with, or --resume never"
             )
         self.cartridge.provenance = replace(self.cartridge.provenance, init=init)
-        recount_batches(checkpoint, checkpoint["global_step"] * self.trainer.accumulate_grad_batches)
+        recount_batches(checkpoint, self.trainer.accumulate_grad_batches, self.trainer.limit_train_batches)
 
     def teardown(self, stage: str) -> None:
         """Give the models their own attention back."""

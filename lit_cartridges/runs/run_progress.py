@@ -1,4 +1,4 @@
-"""Where a run stands: the learning rate of an optimizer step, and a checkpoint's count of batches."""
+"""Where a run stands: its optimizer steps and epochs, the learning rate of a step, a checkpoint's count of batches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,37 @@ from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from lit_cartridges.errors import SettingError
+
+
+def require_whole_epochs(
+    *, limit_train_batches: Any, overfit_batches: Any, accumulate_grad_batches: int, prefix: str = "trainer."
+) -> None:
+    """
+    Raises:
+        SettingError: an epoch would end within an optimizer step, which Lightning then takes on fewer batches.
+    """
+    if isinstance(overfit_batches, float) and overfit_batches > 0:
+        raise SettingError(
+            "must be a number of batches: the stream has no length of which this could be a share",
+            {f"{prefix}overfit_batches": overfit_batches},
+        )
+    # Lightning takes the limit from overfit_batches, where that is set.
+    for name, batches in (("overfit_batches", overfit_batches), ("limit_train_batches", limit_train_batches)):
+        if isinstance(batches, int) and batches % accumulate_grad_batches:
+            raise SettingError(
+                "an epoch would end within an optimizer step; make the first a multiple of the second",
+                {prefix + name: batches, f"{prefix}accumulate_grad_batches": accumulate_grad_batches},
+            )
+
+
+def optimizer_steps(trainer: Any) -> int:
+    """Of the whole run on an endless stream; Lightning's own estimate would begin the stream before a checkpoint is loaded."""
+    limit, epochs = trainer.limit_train_batches, trainer.max_epochs or -1
+    if isinstance(limit, int) and epochs > 0:
+        return min(int(trainer.max_steps), epochs * math.ceil(limit / trainer.accumulate_grad_batches))
+    return int(trainer.max_steps)
 
 
 def learning_rate_share(step: int, steps: int, warmup: int, final: float) -> float:
@@ -36,13 +67,25 @@ class _Schedule(LambdaLR):
             group["initial_lr"], group["lr"] = base, rate
 
 
-def recount_batches(checkpoint: dict[str, Any], batches: int) -> None:
-    """Let a checkpoint's loops have taken ``batches`` micro-batches, as many as its optimizer steps are for this run.
+def recount_batches(checkpoint: dict[str, Any], a_step: int, epoch: Any = None) -> None:
+    """Let a checkpoint's loops have taken ``a_step`` micro-batches for each optimizer step, in all and in this epoch.
 
     A run on another number of processes may take another number of micro-batches a step, and Lightning steps wherever
-    the count is a multiple of that. Checkpoints are saved between optimizer steps.
+    the count is a multiple of that. Checkpoints are saved between optimizer steps. Of a checkpoint that is saved after an
+    epoch's end Lightning would go on with that epoch for one batch more.
+
+    Args:
+        epoch: batches of one, where it is a number.
     """
-    for progress in checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"].values():
-        if isinstance(progress, dict):
-            shift = batches - progress["ready"]
-            progress.update({name: count + shift for name, count in progress.items()})
+    loop = checkpoint["loops"]["fit_loop"]
+    progress = loop["epoch_loop.batch_progress"]
+    before, now = progress["total"]["ready"], checkpoint["global_step"] * a_step
+    a_step_then = checkpoint.get("settings", {}).get("trainer.accumulate_grad_batches", a_step)
+    in_epoch = progress["current"]["ready"]
+    in_epoch = now if in_epoch == before else in_epoch // a_step_then * a_step
+    if isinstance(epoch, int) and in_epoch >= epoch:
+        epochs = loop["epoch_progress"]["total"]
+        in_epoch = 0 if epochs["completed"] == epochs["ready"] else in_epoch
+    for name, ready in (("total", now), ("current", in_epoch)):
+        shift = ready - progress[name]["ready"]
+        progress[name].update({kind: count + shift for kind, count in progress[name].items()})

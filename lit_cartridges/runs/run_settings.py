@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -57,6 +58,28 @@ def run_settings(trainer: Any, module: Any, data: Any) -> dict[str, Any]:
         if known.get(name) is not None and os.path.abspath(known[name]) == os.path.abspath(usual):
             known[name] = None  # so that a run's folder may be moved
     return {name: value for name, value in known.items() if rule_of(name).recorded}
+
+
+def hyper_parameters(
+    settings: Mapping[str, Any], *, num_tokens: int, corpus_tokens: int | None
+) -> dict[str, Any]:
+    """A run's settings as a logger takes them: numbers and texts, a file by its name, what is not set left out.
+
+    Args:
+        settings: of `run_settings`, in which no secret is.
+        num_tokens: of the cartridge.
+        corpus_tokens: the corpus's length, where it is known; ``compression`` is how many times shorter the cartridge is.
+    """
+    known = {name: _logged(value) for name, value in settings.items() if value is not None}
+    if corpus_tokens is not None:
+        known |= {"corpus_tokens": corpus_tokens, "compression": corpus_tokens / num_tokens}
+    return known
+
+
+def _logged(value: Any) -> bool | int | float | str:
+    if isinstance(value, dict) and "is" in value:
+        return str(value["as"])
+    return value if isinstance(value, bool | int | float | str) else json.dumps(value)
 
 
 def constructed(made: Any, prefix: str, **resolved: Any) -> dict[str, Any]:

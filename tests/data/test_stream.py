@@ -123,6 +123,33 @@ def test_a_stream_goes_on_exactly_after_any_step(options, threaded):
         batches.close()
 
 
+@pytest.mark.parametrize("threaded", [False, True])
+def test_to_iterate_again_goes_on_from_the_batch_used_last(threaded):
+    """Where that is the batch given last, nothing is made twice; one that was given but not used comes again."""
+    used = [StreamState({})]
+    whole = labels(take(stream(), 20))
+    made = Numbered()
+    cut = stream(made, start=lambda: used[0], threaded=threaded)
+    assert labels(first := take(iter(cut), 5)) == whole[:5]
+    used[0] = first[-1].stream_state
+    assert labels(second := take(iter(cut), 7)) == whole[5:12]
+    once = made.counts["conversations"]
+    used[0] = second[-3].stream_state
+    third = take(iter(cut), 10)
+    assert labels(third) == whole[10:20]
+    assert made.counts["conversations"] > once
+    cut.close()
+    with pytest.raises(StopIteration):
+        next(cut._running)
+
+
+def test_the_first_iterator_may_leave_batches_out():
+    left_out = stream(skip=lambda: 3)
+    whole = labels(take(stream(), 8))
+    assert labels(take(iter(left_out), 5)) == whole[3:]
+    assert labels(take(iter(left_out), 5)) == whole[:5]
+
+
 def test_state_dicts_hold_plain_numbers_and_round_trip():
     state = take(stream(num_shards=2, shards=(0, 1)), 7)[-1].stream_state
     plain = state.state_dict()

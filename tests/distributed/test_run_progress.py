@@ -42,7 +42,7 @@ def test_shards_that_cannot_be_shared_are_refused(data, num_shards, held, proces
 def test_batches_are_recounted_with_those_under_way():
     counts = {"ready": 7, "started": 7, "processed": 7, "completed": 6}
     progress = {"total": dict(counts), "current": dict(counts), "is_last_batch": False}
-    checkpoint = {"loops": {"fit_loop": {"epoch_loop.batch_progress": progress}}}
-    recount_batches(checkpoint, 14)
+    checkpoint = {"global_step": 7, "loops": {"fit_loop": {"epoch_loop.batch_progress": progress}}}
+    recount_batches(checkpoint, 2)
     recounted = {"ready": 14, "started": 14, "processed": 14, "completed": 13}
     assert progress == {"total": recounted, "current": recounted, "is_last_batch": False}
