@@ -56,7 +56,7 @@ CHANGES = {
     "model.dtype": ("bfloat16", "'float32'", "'bfloat16'"),
     "model.seed": (4, "0", "4"),
     "trainer.accumulate_grad_batches": (2, "1", "2"),
-    "trainer.limit_train_batches": (5, "1.0", "5"),
+    "trainer.limit_train_batches": (6, "1.0", "6"),
     "data.uses": (2, "1", "2"),
     "data.groups_per_round": (2, "1", "2"),
     "data.max_chunk_tokens": (41, "40", "41"),
