@@ -245,7 +245,7 @@ class CartridgeCLI(LightningCLI):
         if given is None and resume not in ("auto", "never"):
             given = resume
         path = Path(given) if given is not None else None
-        tries = subcommand == "fit" and self.trainer.fast_dev_run
+        tries = subcommand == "fit" and self.trainer.fast_dev_run  # type: ignore[attr-defined]
         if tries and path is not None:
             raise SettingError(
                 "a try of a few batches begins anew; leave one of them out",

@@ -343,7 +343,7 @@ class SelfStudyDataModule(L.LightningDataModule):
             return self._conversation_examples(self._recorded("recorded", self.recorded))
         folder = self.recording_folder or str(Path(self.trainer.default_root_dir) / "recording")  # type: ignore[union-attr]
         synthesizer = self.synthesizer()
-        if self.trainer.fast_dev_run:  # type: ignore[union-attr, attr-defined]
+        if self.trainer.fast_dev_run:  # type: ignore[union-attr]
             return self._conversation_examples(synthesizer)  # which writes nothing
         recording = Recording(
             folder,

@@ -223,7 +223,7 @@ class LitCartridge(L.LightningModule):
     def on_train_start(self) -> None:
         """Keep what this run is made with, for its checkpoints, and tell the loggers."""
         self.resumption.begin(self.trainer)
-        if self.trainer.enable_autolog_hparams and self.trainer.is_global_zero:  # type: ignore[attr-defined]
+        if self.trainer.enable_autolog_hparams and self.trainer.is_global_zero:
             ids = getattr(getattr(self.trainer, "datamodule", None), "corpus_ids", None)
             told = hyper_parameters(
                 self.resumption.settings(self.trainer),

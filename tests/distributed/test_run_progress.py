@@ -46,3 +46,23 @@ def test_batches_are_recounted_with_those_under_way():
     recount_batches(checkpoint, 2)
     recounted = {"ready": 14, "started": 14, "processed": 14, "completed": 13}
     assert progress == {"total": recounted, "current": recounted, "is_last_batch": False}
+
+
+@pytest.mark.parametrize(
+    ("in_epoch", "over", "now"), [(3, False, 2), (4, False, 4), (6, False, 6), (6, True, 0)], ids=str
+)
+def test_the_batches_of_an_epoch_are_recounted_for_themselves(in_epoch, over, now):
+    """Two a step then and two a step now: within a step its first does not count, and a full epoch that is over is left."""
+    progress = {
+        name: {"ready": ready, "completed": ready} for name, ready in (("total", 12), ("current", in_epoch))
+    }
+    loop = {
+        "epoch_loop.batch_progress": progress,
+        "epoch_progress": {"total": {"ready": 2, "completed": 1 + over}},
+    }
+    settings = {"trainer.accumulate_grad_batches": 2}
+    recount_batches({"global_step": 6, "settings": settings, "loops": {"fit_loop": loop}}, 2, 6)
+    assert progress["current"] == {"ready": now, "completed": now}
+    recount_batches({"global_step": 6, "settings": settings, "loops": {"fit_loop": loop}}, 4, 12)
+    assert progress["total"] == {"ready": 24, "completed": 24}
+    assert progress["current"] == {"ready": 2 * now, "completed": 2 * now}
