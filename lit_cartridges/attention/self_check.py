@@ -89,8 +89,9 @@ def _tokens(model: PreTrainedModel) -> Tensor:
     config = model.config
     settings = {**config.get_text_config().to_dict(), **config.to_dict()}
     special = {x for key, x in settings.items() if "token_i" in key and isinstance(x, int)}
-    embeddings: Any = model.get_input_embeddings()
-    plain = [i for i in range(embeddings.weight.shape[0]) if i not in special]
+    # A sharded model's weights are not there yet, so their shape tells nothing.
+    vocabulary = config.get_text_config().vocab_size
+    plain = [i for i in range(vocabulary) if i not in special]
     step = max(1, len(plain) // (_PREFIX_TOKENS + _OWN_TOKENS))
     ids = [plain[(7 + i * step) % len(plain)] for i in range(_PREFIX_TOKENS + _OWN_TOKENS)]
     return torch.tensor([ids], device=model.device)
