@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lit_cartridges.corpora.encodings import NotText, decoded
 from lit_cartridges.errors import CartridgesError
 from lit_cartridges.files.content import is_text, one_line
+from lit_cartridges.settings import at_home
 from lit_cartridges.text import text_ids
 
 
@@ -38,7 +41,7 @@ class Corpus(ABC):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = at_home(path)
         if not self.path.exists():
             raise CorpusError(
                 f"path={str(self.path)!r}: no such file or folder; give the place of the corpus"
@@ -90,12 +93,16 @@ class Corpus(ABC):
         return ids
 
     def _read(self, path: Path, encoding: str) -> str:
+        with self._refused(path):
+            return decoded(path.read_bytes(), encoding)
+
+    @contextmanager
+    def _refused(self, path: Path) -> Iterator[None]:
+        """Errors of reading a file, with its name."""
         try:
-            return path.read_text(encoding=encoding).removeprefix("\ufeff")
-        except (UnicodeError, LookupError) as error:
-            raise CorpusError(
-                f"path={str(path)!r}: not text in encoding={encoding!r} ({one_line(error)}); set encoding"
-            ) from error
+            yield
+        except NotText as error:
+            raise CorpusError(f"path={str(path)!r}: {error}") from error
         except OSError as error:
             raise CorpusError(
                 f"path={str(path)!r}: cannot be read ({error}); give a readable text file"
