@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from pathspec import GitIgnoreSpec
+from lit_cartridges.corpora.gitignore import GitIgnored
 
 BUILD_FOLDERS = (
     "node_modules",
@@ -41,7 +41,7 @@ class FolderFiles:
         self.root, self.patterns, self.skip_folders = root, patterns, skip_folders
         self.gitignore = gitignore
         self.left_out: LeftOut = defaultdict(list)
-        self._rules: dict[str, GitIgnoreSpec] = {}
+        self._ignored = GitIgnored()
         self._found: list[str] = []
 
     def found(self) -> list[str]:
@@ -60,7 +60,7 @@ class FolderFiles:
             self.left_out[f"cannot be read ({error.strerror})"].append(f"{folder}/")
             return folders
         if self.gitignore and any(entry.name == ".gitignore" for entry in entries):
-            self._rules[folder] = _rules(self.root / folder / ".gitignore")
+            self._ignored.read(self.root / folder / ".gitignore", folder)
         for entry in entries:
             name = f"{folder}/{entry.name}" if folder else entry.name
             if os.path.isdir(entry.path):
@@ -83,12 +83,12 @@ class FolderFiles:
             return "build folders"
         if os.path.exists(os.path.join(entry.path, "pyvenv.cfg")) and self.skip_folders:
             return "build folders"
-        return "named by .gitignore" if self._ignored(f"{name}/") else ""
+        return "named by .gitignore" if self._ignored.names(name, is_folder=True) else ""
 
     def _file_problem(self, name: str) -> str:
         if os.path.basename(name).startswith("."):
             return "hidden"
-        if self._ignored(name):
+        if self._ignored.names(name, is_folder=False):
             return "named by .gitignore"
         if self.patterns is not None and not any(_matches(name, pattern) for pattern in self.patterns):
             return "not of patterns"
@@ -99,36 +99,6 @@ class FolderFiles:
             return "links to nothing"
         return "" if regular else "no regular files"
 
-    def _ignored(self, name: str) -> bool:
-        """The deepest folder whose rules name it decides."""
-        folder = name.rstrip("/")
-        while folder:
-            folder = folder.rpartition("/")[0]
-            rules = self._rules.get(folder)
-            verdict = rules and rules.check_file(name[len(folder) + 1 if folder else 0 :]).include
-            if verdict is not None:
-                return bool(verdict)
-        return False
-
 
 def _matches(name: str, pattern: str) -> bool:
     return PurePosixPath(name.lower()).match(pattern.lower().removeprefix("**/"))
-
-
-def _rules(file: Path) -> GitIgnoreSpec:
-    """Of a .gitignore file; lines that are no rule count for nothing, as in git."""
-    try:
-        lines = os.fsdecode(file.read_bytes()).removeprefix("\ufeff").split("\n")
-    except OSError:
-        lines = []
-    return GitIgnoreSpec.from_lines(
-        [line.removesuffix("\r") for line in lines if _is_rule(line.removesuffix("\r"))]
-    )
-
-
-def _is_rule(line: str) -> bool:
-    try:
-        GitIgnoreSpec.from_lines([line])
-    except ValueError:
-        return False
-    return True

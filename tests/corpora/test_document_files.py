@@ -21,7 +21,7 @@ def test_a_byte_order_mark_says_the_encoding(tmp_path, encoding):
     [
         ("Der Bär läuft über die Brücke", "cp1252"),
         ("é", "cp1252"),
-        ("caf\xe9 \x81", "latin-1"),
+        ("Ein l\xe4ngeres caf\xe9 \x81", "latin-1"),
         ("plain words, and more of them", "utf-16-le"),
         ("plain words, and more of them", "utf-16-be"),
     ],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def test_the_folder_itself_may_have_any_name(tmp_path):
     assert names(fill(tmp_path / ".notes" / "build", {"a.txt": "text"})) == ["a.txt"]
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="compares with git")
 @pytest.mark.parametrize(
     ("rules", "deeper"),
     [
@@ -57,11 +59,16 @@ def test_the_folder_itself_may_have_any_name(tmp_path):
         ("src/*\n!src/a.txt\n# no rule\n!\n\\\n\r\n", "a b.txt\r\n"),
         ("**/deep/**\n", "!deep/b.log"),
         ("src\n", "!a.txt"),
+        ("src/**/\n*/a.txt\n", "**"),
+        ("**\n!src/\n!src/deep\n!a.txt", "deep/*.txt\n"),
+        ("deep/\nsecret/*\n", "/deep\n!deep/"),
+        ("/src/*\n!/src/deep/  \n", "!/top.txt"),
         ("a[12].txt\n\\!x.txt\n", "deep"),
     ],
 )
 def test_gitignore_files_count_as_for_git(tmp_path, rules, deeper):
-    files = "top.txt kept.log src/top.txt src/a.txt src/kept.log src/a$b.txt src/deep/b.log src/deep/a.txt secret/a.txt a1.txt !x.txt"
+    files = "top.txt kept.log src/top.txt src/a.txt src/kept.log src/a$b.txt src/deep/b.log src/deep/a.txt"
+    files += " secret/a.txt a1.txt !x.txt"
     fill(tmp_path, {name.replace("$", " "): "text" for name in files.split()})
     fill(tmp_path, {".gitignore": rules, "src/.gitignore": deeper})
     git = ["git", "-c", "core.excludesFile=", "-c", "core.quotePath=false"]
@@ -71,7 +78,7 @@ def test_gitignore_files_count_as_for_git(tmp_path, rules, deeper):
     )
     of_git = [name for name in listed.stdout.decode().splitlines() if not Path(name).name.startswith(".")]
     assert names(tmp_path) == sorted(of_git)
-    assert len(names(tmp_path, gitignore=False)) == len(files.split()) > len(of_git)
+    assert len(names(tmp_path, gitignore=False)) == len(files.split())
 
 
 def test_links_lead_in_no_circle_and_pipes_are_not_waited_for(tmp_path):

@@ -166,3 +166,18 @@ def test_text_that_looks_like_a_special_token_stays_text(tmp_path):
         "day"
     )
     assert tokenizer.convert_tokens_to_ids("<user>") not in ids
+
+
+def test_a_text_that_the_tokenizer_knows_badly_is_told_once_with_its_share(tmp_path, caplog):
+    words = build_tokenizer()
+    known, unknown = tmp_path / "known.txt", tmp_path / "unknown.txt"
+    known.write_text("the day . " * 50)
+    unknown.write_text("the zeitgeist " * 50)
+    TextCorpus(path=known).token_ids(words)
+    assert not caplog.records
+    corpus = TextCorpus(path=unknown)
+    for _ in range(2):
+        corpus.token_ids(words)
+    assert [r.getMessage().partition(", which")[0] for r in caplog.records] == [
+        f"corpus {unknown}: 50 of its 100 tokens (50.0%) are {words.unk_token}"
+    ]
