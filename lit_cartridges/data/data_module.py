@@ -99,7 +99,7 @@ class SelfStudyDataModule(L.LightningDataModule):
     def __init__(
         self,
         *,
-        corpus: ReadCorpus | Corpus,
+        corpus: Corpus | ReadCorpus,
         teacher: Teacher | None = None,
         recorded: ReadPath | None = None,
         raw_corpus: bool = False,
@@ -120,7 +120,7 @@ class SelfStudyDataModule(L.LightningDataModule):
         answer_max_tokens: PositiveInt = 1024,
         top_k: NonNegativeInt = 20,
         min_mass: PositiveShare = 0.99,
-        off_corpus: ReadCorpus | Corpus | None = None,
+        off_corpus: Corpus | ReadCorpus | None = None,
         off_corpus_share: Share = 0.0,
         tokens_per_batch: BatchTokens = 2048,
         num_shards: Count | None = None,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
 from lit_cartridges.corpora.open_corpus import CorpusError
+from lit_cartridges.data import SelfStudyDataModule
 from lit_cartridges.data.stream import StreamState
 from lit_cartridges.errors import SettingError
 from lit_cartridges.losses import FullDistillation, NextToken, TopKDistillation
@@ -212,3 +214,21 @@ def test_settings_that_a_short_corpus_makes_pointless_are_told_once(
     warnings = [r.getMessage() for r in caplog.records if r.name.endswith("proportions")]
     assert len([w for w in warnings if told and told in w]) == bool(told)
     assert bool(warnings) == bool(told)
+
+
+@pytest.mark.parametrize("name", ["corpus", "off_corpus"])
+def test_a_corpus_is_a_path_below_home_too_or_a_reader_with_its_settings(tmp_path, monkeypatch, name):
+    (tmp_path / "a.json").write_text('[{"body": "x"}]')
+    (tmp_path / "a.txt").write_text("y")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parser = ArgumentParser()
+    parser.add_class_arguments(SelfStudyDataModule, "data")
+
+    def text_of(*options: str) -> str:
+        given = ["--data.corpus=~/a.txt", *(f"--data.{name}{option}" for option in options)]
+        return getattr(parser.instantiate(parser.parse_args(given)).data, name).text
+
+    assert text_of("=~/a.txt") == "y"
+    assert text_of("=JsonCorpus", ".path=~/a.json", ".field=body") == "x"
+    with pytest.raises(SettingError, match=f"{name}='~/none.txt': there is no such file or folder"):
+        text_of("=~/none.txt")
