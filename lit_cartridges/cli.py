@@ -72,6 +72,7 @@ def _quiet() -> None:
     guard_terminal()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("pypdf").setLevel(logging.ERROR)  # it tells of every flaw of a PDF that it could mend
 
 
 if __name__ == "__main__":

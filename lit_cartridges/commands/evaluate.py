@@ -47,7 +47,7 @@ from lit_cartridges.settings import (
     DeviceName,
     DTypeName,
     PositiveInt,
-    ReadPath,
+    ReadCorpus,
     WriteJsonName,
     checked,
 )
@@ -64,7 +64,7 @@ def evaluate_command(
     task: EvalTask,
     cartridges: Sequence[str] = (),
     model: str | None = None,
-    corpus: ReadPath | Corpus | None = None,
+    corpus: Corpus | ReadCorpus | None = None,
     systems: Sequence[str] = (),
     compose: bool = False,
     out: WriteJsonName | None = None,

@@ -27,7 +27,7 @@ from lit_cartridges.settings import (
     DTypeName,
     PositiveInt,
     Range,
-    ReadPath,
+    ReadCorpus,
     WriteJsonName,
     checked,
 )
@@ -42,7 +42,7 @@ _CASCADE = CascadeOptions()
 def perplexity_command(
     *,
     model: str,
-    corpora: Sequence[ReadPath | Corpus],
+    corpora: Sequence[Corpus | ReadCorpus],
     systems: Sequence[str] = STREAMING_SYSTEMS,
     cascade: CascadeOptions = _CASCADE,
     num_tokens: Annotated[int, Range(least=2, most=2**31 - 1)] | None = None,

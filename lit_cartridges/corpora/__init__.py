@@ -2,9 +2,10 @@
 
 from lit_cartridges.corpora.chunkers import Chunk, ChunkerError, TokenChunker
 from lit_cartridges.corpora.corpus import Corpus, CorpusError, Document
+from lit_cartridges.corpora.folder_corpus import FolderCorpus
 from lit_cartridges.corpora.json_corpus import JsonCorpus
 from lit_cartridges.corpora.open_corpus import open_corpus
-from lit_cartridges.corpora.text_corpora import FolderCorpus, MarkdownCorpus, TextCorpus
+from lit_cartridges.corpora.text_corpora import MarkdownCorpus, TextCorpus
 
 __all__ = [
     "Chunk",

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 
+from lit_cartridges.corpora.encodings import NotText, decoded
 from lit_cartridges.errors import CartridgesError
 from lit_cartridges.files.content import is_text, one_line
+from lit_cartridges.settings import at_home
+from lit_cartridges.terminal import printable_line
 from lit_cartridges.text import text_ids
+
+_tell = rank_zero_only(logging.getLogger(__name__).warning)
+_MOST_UNKNOWN = 0.01  # of the tokens
 
 
 class CorpusError(CartridgesError, ValueError):
@@ -37,8 +46,10 @@ class Corpus(ABC):
         CorpusError: at construction when there is nothing at `path`, later when it cannot be read or is empty.
     """
 
+    _told_unknown = False
+
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = at_home(path)
         if not self.path.exists():
             raise CorpusError(
                 f"path={str(self.path)!r}: no such file or folder; give the place of the corpus"
@@ -87,15 +98,37 @@ class Corpus(ABC):
             raise CorpusError(
                 f"path={str(self.path)!r}: the tokenizer makes no token of it; give a text it can read"
             )
+        self._tell_unknown(ids, tokenizer)
         return ids
 
+    def _tell_unknown(self, ids: NDArray[np.int32], tokenizer: Any) -> None:
+        """Warn, once, of a text that the tokenizer knows badly: what reads as unknown is lost to every model."""
+        unknown_id = getattr(tokenizer, "unk_token_id", None)
+        unknown = 0 if unknown_id is None else int((ids == unknown_id).sum())
+        if unknown <= _MOST_UNKNOWN * len(ids) or self._told_unknown:
+            return
+        self._told_unknown = True
+        _tell(
+            "corpus %s: %s of its %s tokens (%s) are %s, which stands for what the tokenizer does not know: no cartridge "
+            "can hold that; choose a model whose tokenizer knows the text",
+            printable_line(self.path),
+            f"{unknown:,}",
+            f"{len(ids):,}",
+            f"{unknown / len(ids):.1%}",
+            tokenizer.unk_token,
+        )
+
     def _read(self, path: Path, encoding: str) -> str:
+        with self._refused(path):
+            return decoded(path.read_bytes(), encoding)
+
+    @contextmanager
+    def _refused(self, path: Path) -> Iterator[None]:
+        """Errors of reading a file, with its name."""
         try:
-            return path.read_text(encoding=encoding).removeprefix("\ufeff")
-        except (UnicodeError, LookupError) as error:
-            raise CorpusError(
-                f"path={str(path)!r}: not text in encoding={encoding!r} ({one_line(error)}); set encoding"
-            ) from error
+            yield
+        except NotText as error:
+            raise CorpusError(f"path={str(path)!r}: {error}") from error
         except OSError as error:
             raise CorpusError(
                 f"path={str(path)!r}: cannot be read ({error}); give a readable text file"

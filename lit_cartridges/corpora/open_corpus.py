@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from lit_cartridges.corpora.corpus import Corpus, CorpusError, Document
+from lit_cartridges.corpora.folder_corpus import FolderCorpus
 from lit_cartridges.corpora.json_corpus import JsonCorpus
-from lit_cartridges.corpora.text_corpora import FolderCorpus, MarkdownCorpus, TextCorpus
+from lit_cartridges.corpora.text_corpora import MarkdownCorpus, TextCorpus
+from lit_cartridges.settings import at_home
 
 __all__ = [
     "Corpus",
@@ -21,8 +23,11 @@ __all__ = [
 
 
 def open_corpus(path: str | Path, *, field: str = "text", encoding: str = "utf-8") -> Corpus:
-    """The reader that fits the name: a folder, .json and .jsonl (their `field`), .md, and text for all else."""
-    path = Path(path)
+    """The reader that fits the name: a folder, .json and .jsonl (their `field`), .md; for all else one document.
+
+    `docs/corpora.md` says what is read of which kind of file.
+    """
+    path = at_home(path)
     suffix = path.suffix.lower()
     if path.is_dir():
         return FolderCorpus(path=path, encoding=encoding)

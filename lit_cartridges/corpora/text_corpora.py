@@ -1,4 +1,4 @@
-"""Corpora of plain text, Markdown and whole folders."""
+"""Corpora of one file: text of any kind, and Markdown by its headings."""
 
 from __future__ import annotations
 
@@ -7,87 +7,41 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lit_cartridges.corpora.corpus import Corpus, CorpusError, Document
-from lit_cartridges.settings import checked
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-_log = logging.getLogger(__name__)
-_FOLDER_PATTERNS = (
-    "*.txt",
-    "*.md",
-    "*.rst",
-    "*.tex",
-    "*.html",
-    "*.csv",
-    "*.py",
-    "*.c",
-    "*.cpp",
-    "*.h",
-    "*.js",
-    "*.java",
-)
+from lit_cartridges.corpora.corpus import Corpus, Document
+from lit_cartridges.corpora.document_files import file_text
+from lit_cartridges.settings import checked
+from lit_cartridges.terminal import printable_line
+
+_tell = rank_zero_only(logging.getLogger(__name__).warning)
+
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _TOP_HEADING = re.compile(r" {0,3}#(?:[ \t]+(?P<title>.*?)[ \t#]*)?$")
-_BINARY_PROBE_BYTES = 8192
 
 
 class TextCorpus(Corpus):
-    """One text file, one document."""
+    """One file, one document: text and code as they stand, the text of .ipynb, .html, .pdf and .docx."""
 
     @checked
     def __init__(self, *, path: str | Path, encoding: str = "utf-8") -> None:
         """
         Args:
             path: the file.
-            encoding: its character encoding.
+            encoding: its character encoding, where no byte order mark says it.
         """
         super().__init__(path)
         self.encoding = encoding
 
     def documents(self) -> Iterator[Document]:
-        yield Document(self.path.name, self._read(self.path, self.encoding))
+        yield Document(self.path.name, self._text_of_file())
 
-
-class FolderCorpus(Corpus):
-    """The files below a folder that match a pattern, sorted by path; hidden and binary ones are skipped."""
-
-    @checked
-    def __init__(
-        self, *, path: str | Path, patterns: Sequence[str] = _FOLDER_PATTERNS, encoding: str = "utf-8"
-    ) -> None:
-        """
-        Args:
-            path: the folder.
-            patterns: file name patterns such as "*.md"; a file that matches several is read once.
-            encoding: the files' character encoding.
-        """
-        super().__init__(path)
-        if not self.path.is_dir():
-            raise CorpusError(
-                f"path={str(self.path)!r} is no folder; give one, or read the file with TextCorpus"
-            )
-        self.patterns, self.encoding = tuple(patterns), encoding
-
-    @property
-    def empty_hint(self) -> str:
-        return (
-            f"no file with text in it matches patterns={list(self.patterns)}, set patterns to what is there"
-        )
-
-    def documents(self) -> Iterator[Document]:
-        found = {path for pattern in self.patterns for path in self.path.rglob(pattern) if path.is_file()}
-        for path in sorted(found, key=lambda path: path.relative_to(self.path).as_posix()):
-            name = path.relative_to(self.path)
-            if any(part.startswith(".") for part in name.parts):
-                continue
-            with path.open("rb") as file:
-                binary = b"\0" in file.read(_BINARY_PROBE_BYTES)
-            if binary:
-                _log.info("%s is binary and left out of the corpus", path)
-                continue
-            try:
-                yield Document(name.as_posix(), self._read(path, self.encoding))
-            except CorpusError as error:
-                _log.info("%s; left out of the corpus", error)
+    def _text_of_file(self) -> str:
+        with self._refused(self.path):
+            text, note = file_text(self.path, self.encoding)
+        if note:
+            _tell("corpus %s: %s", printable_line(self.path), note)
+        return text
 
 
 class MarkdownCorpus(Corpus):
@@ -98,7 +52,7 @@ class MarkdownCorpus(Corpus):
         """
         Args:
             path: the file.
-            encoding: its character encoding.
+            encoding: its character encoding, where no byte order mark says it.
         """
         super().__init__(path)
         self.encoding = encoding

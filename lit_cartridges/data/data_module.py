@@ -29,6 +29,7 @@ from lit_cartridges.data.example_source import (
     CorpusExamples,
     ExampleSource,
 )
+from lit_cartridges.data.proportions import tell_long_cartridge, tell_long_chunks, tell_long_windows
 from lit_cartridges.data.stream import ExampleStream, StreamState
 from lit_cartridges.errors import SettingError, called
 from lit_cartridges.runs.run_settings import constructed, files_identity, identity
@@ -43,6 +44,7 @@ from lit_cartridges.settings import (
     PositiveInt,
     PositiveShare,
     Range,
+    ReadCorpus,
     ReadPath,
     Seed,
     Share,
@@ -64,7 +66,7 @@ class SelfStudyDataModule(L.LightningDataModule):
     """Conversations about a corpus, an endless stream of packed batches.
 
     Args:
-        corpus: the documents to store: a path (text, Markdown, JSON, JSONL, folder) or a reader.
+        corpus: the documents to store: the path of a file or a folder (docs/corpora.md), or a reader.
         teacher: who writes the conversations; the module's own frozen model by default.
         recorded: a recording (a .parquet file or a folder of them) to train on; nothing is generated then.
         raw_corpus: train on windows of the corpus itself instead of conversations (with the NextToken objective: the
@@ -97,7 +99,7 @@ class SelfStudyDataModule(L.LightningDataModule):
     def __init__(
         self,
         *,
-        corpus: ReadPath | Corpus,
+        corpus: Corpus | ReadCorpus,
         teacher: Teacher | None = None,
         recorded: ReadPath | None = None,
         raw_corpus: bool = False,
@@ -118,7 +120,7 @@ class SelfStudyDataModule(L.LightningDataModule):
         answer_max_tokens: PositiveInt = 1024,
         top_k: NonNegativeInt = 20,
         min_mass: PositiveShare = 0.99,
-        off_corpus: ReadPath | Corpus | None = None,
+        off_corpus: Corpus | ReadCorpus | None = None,
         off_corpus_share: Share = 0.0,
         tokens_per_batch: BatchTokens = 2048,
         num_shards: Count | None = None,
@@ -156,6 +158,7 @@ class SelfStudyDataModule(L.LightningDataModule):
         self.stream_state = StreamState({})
         self._dealt: int | None = None  # shards of the stream, once it is dealt
         self._stream: ExampleStream | None = None
+        self._told = False
 
     def prepare(self, tokenizer: Any) -> None:
         """Read the corpus and set the renderer; needs a tokenizer, and no model."""
@@ -164,6 +167,22 @@ class SelfStudyDataModule(L.LightningDataModule):
         )
         with called("corpus", getattr(self.corpus, "path", "")):
             self.corpus_ids = self.corpus.token_ids(tokenizer)
+        if not self._told:
+            self._tell_proportions(len(self.corpus_ids))
+
+    def _tell_proportions(self, corpus_tokens: int) -> None:
+        """Once, however often the corpus is read."""
+        self._told = True
+        if self.raw_corpus:
+            tell_long_windows(self.window_tokens, corpus_tokens=corpus_tokens)
+        elif self.recorded is None:
+            chunks = self.chunker
+            tell_long_chunks(
+                min_tokens=chunks.min_tokens, max_tokens=chunks.max_tokens, corpus_tokens=corpus_tokens
+            )
+        module = getattr(self.trainer, "lightning_module", None)
+        if (num_tokens := getattr(module, "num_tokens", None)) is not None:
+            tell_long_cartridge(num_tokens, corpus_tokens=corpus_tokens)
 
     def synthesizer(self, *, seed: int | None = None) -> Synthesizer:
         """Makes the conversations; `prepare` first, and the teacher must be bound before it is used."""

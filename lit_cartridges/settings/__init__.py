@@ -23,6 +23,7 @@ from lit_cartridges.settings.checks import (
 )
 from lit_cartridges.settings.files import (
     Existing,
+    ReadCorpus,
     ReadFile,
     ReadFileName,
     ReadModelFolder,
@@ -35,6 +36,7 @@ from lit_cartridges.settings.files import (
     WriteJsonName,
     WriteParquet,
     WritePath,
+    at_home,
 )
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "ReadFileName",
     "ReadModelFolder",
     "ReadName",
+    "ReadCorpus",
     "ReadPath",
     "Seed",
     "Share",
@@ -64,6 +67,7 @@ __all__ = [
     "Times",
     "Writable",
     "WriteFolder",
+    "at_home",
     "WriteFolderName",
     "WriteJson",
     "WriteJsonName",

@@ -18,14 +18,16 @@ class Existing(Check):
     Args:
         kind: "file", "folder", or "path" for either.
         holding: a file that the folder must have.
+        home: a leading ~ is the user's home, for those who read it so.
     """
 
     kind: str = "path"
     holding: str = ""
+    home: bool = False
 
     def problem(self, value: Any) -> str | None:
         """See `Check.problem`."""
-        path = Path(value)
+        path = at_home(value) if self.home else Path(value)
         try:
             if not path.exists() and str(value).startswith("{"):
                 return "is no path, and no class can be made of this"
@@ -82,6 +84,14 @@ class Writable(Check):
         return None
 
 
+def at_home(path: str | Path) -> Path:
+    """The path with a leading ~ as the user's home; one that names no user stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def _try_to_write(folder: Path) -> None:
     """Make a file in the folder, and the folder where it is missing; then remove both."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -103,6 +113,7 @@ def _reason(error: Exception) -> str:
 
 ReadModelFolder = Annotated[str, Existing("folder", "config.json")]
 ReadPath = Annotated[Path, Existing()]
+ReadCorpus = Annotated[Path, Existing(home=True)]
 ReadFile = Annotated[Path, Existing("file")]
 ReadFileName = Annotated[str, Existing("file")]
 ReadName = Annotated[str, Existing()]

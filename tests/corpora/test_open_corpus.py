@@ -47,9 +47,15 @@ def test_folder_is_sorted_and_skips_binary_hidden_and_foreign_files(tmp_path, ca
     with caplog.at_level(logging.INFO):
         corpus = FolderCorpus(path=tmp_path, patterns=["*.txt", "*.md", "*.py", "a*"])
         assert corpus.text == "first\n\nsecond\n\nthird"
-    assert "picture.txt is binary" in caplog.text
-    assert "latin.txt" in caplog.text
-    assert [d.name for d in corpus.documents()] == ["a.md", "b.txt", "empty.txt", "sub/c.py"]
+    assert [d.name for d in corpus.documents()] == ["a.md", "b.txt", "sub/c.py"]
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "took 3 files (1 .md, 1 .txt, 1 .py)",
+        "left out 1 (picture.txt): binary",
+        "left out 1 (empty.txt): empty",
+        "left out 1 (.git/): hidden",
+        "left out 1 (photo.jpg): not of patterns",
+        "left out 1 (latin.txt): not text in encoding='utf-8' but, it seems, in cp1252; set encoding to 'cp1252'",
+    ]
 
 
 def test_json_and_jsonl(tmp_path):
@@ -160,3 +166,18 @@ def test_text_that_looks_like_a_special_token_stays_text(tmp_path):
         "day"
     )
     assert tokenizer.convert_tokens_to_ids("<user>") not in ids
+
+
+def test_a_text_that_the_tokenizer_knows_badly_is_told_once_with_its_share(tmp_path, caplog):
+    words = build_tokenizer()
+    known, unknown = tmp_path / "known.txt", tmp_path / "unknown.txt"
+    known.write_text("the day . " * 50)
+    unknown.write_text("the zeitgeist " * 50)
+    TextCorpus(path=known).token_ids(words)
+    assert not caplog.records
+    corpus = TextCorpus(path=unknown)
+    for _ in range(2):
+        corpus.token_ids(words)
+    assert [r.getMessage().partition(", which")[0] for r in caplog.records] == [
+        f"corpus {unknown}: 50 of its 100 tokens (50.0%) are {words.unk_token}"
+    ]

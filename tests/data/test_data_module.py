@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 
 from lit_cartridges.corpora.open_corpus import CorpusError
+from lit_cartridges.data import SelfStudyDataModule
 from lit_cartridges.data.stream import StreamState
 from lit_cartridges.errors import SettingError
 from lit_cartridges.losses import FullDistillation, NextToken, TopKDistillation
@@ -180,3 +182,53 @@ def test_the_state_is_the_place_of_the_last_batch_used(tmp_path, model_folder, c
     again.load_state_dict(state)
     assert again.stream_state == second.stream_state != StreamState({})
     assert torch.equal(next(iter(again.train_dataloader())).input_ids, third.input_ids)
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "told"),
+    [
+        (
+            30,
+            {},
+            "data.min_chunk_tokens=20, data.max_chunk_tokens=40: the corpus has only 30 tokens, so 48% of the chunks are "
+            "all of it; give at most 30",
+        ),
+        (19, {}, "the corpus has only 19 tokens, so 100% of the chunks are all of it"),
+        (
+            30,
+            {"raw_corpus": True, "window_tokens": 31},
+            "data.window_tokens=31: the corpus has only 30 tokens",
+        ),
+        (8, {}, "model.num_tokens=8: the cartridge is no shorter than its corpus of 8 tokens"),
+        (40, {"raw_corpus": True, "window_tokens": 40}, ""),
+        (40, {}, ""),
+    ],
+)
+def test_settings_that_a_short_corpus_makes_pointless_are_told_once(
+    tmp_path, model_folder, caplog, words, options, told
+):
+    data = new_data(save_corpus(tmp_path / "short.txt", num_tokens=words), **options)
+    objective = NextToken() if options else None
+    for _ in range(2):
+        set_up(tmp_path, model_folder, data, objective=objective)
+    warnings = [r.getMessage() for r in caplog.records if r.name.endswith("proportions")]
+    assert len([w for w in warnings if told and told in w]) == bool(told)
+    assert bool(warnings) == bool(told)
+
+
+@pytest.mark.parametrize("name", ["corpus", "off_corpus"])
+def test_a_corpus_is_a_path_below_home_too_or_a_reader_with_its_settings(tmp_path, monkeypatch, name):
+    (tmp_path / "a.json").write_text('[{"body": "x"}]')
+    (tmp_path / "a.txt").write_text("y")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    parser = ArgumentParser()
+    parser.add_class_arguments(SelfStudyDataModule, "data")
+
+    def text_of(*options: str) -> str:
+        given = ["--data.corpus=~/a.txt", *(f"--data.{name}{option}" for option in options)]
+        return getattr(parser.instantiate(parser.parse_args(given)).data, name).text
+
+    assert text_of("=~/a.txt") == "y"
+    assert text_of("=JsonCorpus", ".path=~/a.json", ".field=body") == "x"
+    with pytest.raises(SettingError, match=f"{name}='~/none.txt': there is no such file or folder"):
+        text_of("=~/none.txt")
