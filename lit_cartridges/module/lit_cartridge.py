@@ -196,7 +196,8 @@ class LitCartridge(L.LightningModule):
             assert self.student is not None
             self.head: LanguageHead = LanguageHead(self.student)
             self.teacher_head: LanguageHead = LanguageHead(self.frozen_teacher)
-        for frozen in {self.student, self.frozen_teacher}:
+        # In one order on all processes, since a sharded model's first reading gathers its weights.
+        for frozen in dict.fromkeys((self.student, self.frozen_teacher)):
             self._attached.enter_context(reads_prefixes(frozen))
         data: Any = getattr(self.trainer, "datamodule", None)
         if hasattr(data, "bind_teacher"):
