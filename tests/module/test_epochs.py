@@ -16,6 +16,13 @@ from tests.tiny_run import SaveAt, fit, new_data, new_module, same_tensors, save
 STEPS = 12
 
 
+def _named(value: object) -> str:
+    """The same in every process: a function by its name, not by its address."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={getattr(x, '__name__', x)}" for name, x in value.items())
+    return str(value)
+
+
 def inputs(curve) -> list[list[int]]:
     return [batch.input_ids[0].tolist() for batch in curve.batches]
 
@@ -50,7 +57,7 @@ def leaves_its_third_batch(batch, batch_idx):
         ({"num_sanity_val_steps": -1}, 1),
         ({"on_train_batch_start": leaves_its_third_batch}, 6),
     ],
-    ids=str,
+    ids=_named,
 )
 def test_the_batches_are_those_of_a_run_without_epochs(tmp_path, model_folder, unlimited, options, epochs):
     corpus, whole, trainer, curve = unlimited
@@ -111,7 +118,7 @@ class TimeIsOver(L.Callback):
 @pytest.mark.parametrize(
     ("limits", "done"),
     [({"max_epochs": 2, "limit_train_batches": 4}, 4), ({"max_time": {"hours": 1}}, 2)],
-    ids=str,
+    ids=_named,
 )
 def test_a_run_that_something_else_ends_saves_there_and_goes_on(
     tmp_path, model_folder, unlimited, limits, done
@@ -160,7 +167,7 @@ def test_overfitting_trains_on_the_same_batches_and_goes_on_with_them(tmp_path, 
         ({"overfit_batches": 1}, "trainer.overfit_batches=1, trainer.accumulate_grad_batches=2: an epoch"),
         ({"overfit_batches": 1.0}, "trainer.overfit_batches=1.0 must be a number of batches"),
     ],
-    ids=str,
+    ids=_named,
 )
 def test_epochs_that_would_cut_a_step_are_refused(tmp_path, model_folder, corpus, options, message):
     with pytest.raises(SettingError, match=message):
