@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lit_cartridges.moved import install
+
 if TYPE_CHECKING:
     from lit_cartridges.cartridge import Cartridge
     from lit_cartridges.cascade import CascadingCache
@@ -28,3 +30,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+install()
