@@ -150,7 +150,7 @@ def _measure(args: Any, model: Any, chunk_tokens: int) -> dict[str, Any]:
 def _training_run(args: Any) -> dict[str, Any]:
     import lightning as L
 
-    from lit_cartridges.data import SelfStudyDataModule
+    from lit_cartridges.data import SelfStudy, SelfStudyDataModule
     from lit_cartridges.module import LitCartridge
     from lit_cartridges.pocket import SEED_PROMPTS, World, model_path
 
@@ -194,15 +194,17 @@ def _training_run(args: Any) -> dict[str, Any]:
         module = LitCartridge(model=name, num_tokens=150)
         data = SelfStudyDataModule(
             corpus=str(corpus),
-            seed_prompts=SEED_PROMPTS,
-            min_chunk_tokens=128,
-            max_chunk_tokens=512,
-            conversations_per_group=8 if args.quick else 32,
+            source=SelfStudy(
+                seed_prompts=SEED_PROMPTS,
+                min_chunk_tokens=128,
+                max_chunk_tokens=512,
+                conversations_per_group=8 if args.quick else 32,
+                question_temperature=1.0,
+                question_max_tokens=24,
+                answer_max_tokens=32,
+            ),
             groups_per_round=1 if args.quick else 8,
             uses=2,
-            question_temperature=1.0,
-            question_max_tokens=24,
-            answer_max_tokens=32,
             tokens_per_batch=256 if args.quick else 2048,
         )
         started = time.perf_counter()

@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_cartridges.callbacks.periodic_eval import PeriodicEval
+from lit_cartridges.callbacks.periodic_eval import PeriodicEval, material_of
 from lit_cartridges.cartridge import Cartridge, Fingerprint
 from lit_cartridges.evals.asked import reserve_tokens
 from lit_cartridges.evals.evaluate import evaluate
@@ -110,11 +110,10 @@ class CompositionTest(PeriodicEval):
         for name, other in self.others.items():
             self._cartridges[name] = cartridge = Cartridge.from_pretrained(other.path)
             _require_made_for(pl_module.model_config, pl_module.model_name, other.path, cartridge)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        renderer = material_of(pl_module, self).renderer
         tasks = [*self._tasks.values(), *([self.joint_task] if self.joint_task else [])]
         needed = max(
-            reserve_tokens(data.renderer, task.pick(self.num_questions), self.max_new_tokens)
-            for task in tasks
+            reserve_tokens(renderer, task.pick(self.num_questions), self.max_new_tokens) for task in tasks
         )
         tokens = pl_module.num_tokens + sum(cartridge.num_tokens for cartridge in self._cartridges.values())
         require_room(pl_module.model_config, "CompositionTest, all cartridges side by side", tokens, needed)
@@ -130,13 +129,13 @@ class CompositionTest(PeriodicEval):
         composed = Cartridge.compose(list(cartridges.values()), keep_sinks=self.keep_sinks)
         for name, task in self._tasks.items():
             if name == OWN or f"{name}/alone" not in self.results:
-                self._ask(trainer, model, f"{name}/alone", cartridges[name], task)
-            self._ask(trainer, model, f"{name}/composed", composed, task)
+                self._ask(pl_module, f"{name}/alone", cartridges[name], task)
+            self._ask(pl_module, f"{name}/composed", composed, task)
         if self.joint_task is not None:
             for name, cartridge in cartridges.items():
                 if name == OWN or f"joint/{name}" not in self.results:
-                    self._ask(trainer, model, f"joint/{name}", cartridge, self.joint_task)
-            self._ask(trainer, model, "joint/composed", composed, self.joint_task)
+                    self._ask(pl_module, f"joint/{name}", cartridge, self.joint_task)
+            self._ask(pl_module, "joint/composed", composed, self.joint_task)
         figures = {
             f"{at}/{key}": value
             for at, result in self.results.items()
@@ -147,12 +146,11 @@ class CompositionTest(PeriodicEval):
             figures |= {f"{BOTH}/{way}/{key}": value for key, value in _pooled(found).items()}
         return figures
 
-    def _ask(self, trainer: L.Trainer, model: Any, at: str, cartridge: Cartridge, task: EvalTask) -> None:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    def _ask(self, pl_module: Any, at: str, cartridge: Cartridge, task: EvalTask) -> None:
         self.results[at] = evaluate(
-            model,
-            data.renderer,
-            of_cartridge(at, cartridge, model),
+            pl_module.student,
+            pl_module.material.renderer,
+            of_cartridge(at, cartridge, pl_module.student),
             task,
             batch_size=self.batch_size,
             max_new_tokens=self.max_new_tokens,

@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_cartridges.callbacks.periodic_eval import PeriodicEval
+from lit_cartridges.callbacks.periodic_eval import PeriodicEval, material_of
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.errors import SettingError
 from lit_cartridges.evals.asked import reserve_tokens
@@ -99,7 +99,7 @@ class LongContextEval(PeriodicEval):
         """
         if stage != "fit":
             return
-        reserve = self._reserve_tokens(trainer)
+        reserve = self._reserve_tokens(pl_module)
         if CARTRIDGE in self.systems:
             require_room(pl_module.model_config, CARTRIDGE, pl_module.num_tokens, reserve)
         for stream in set(self.systems) & set(STREAMS):
@@ -108,23 +108,23 @@ class LongContextEval(PeriodicEval):
     def measure(self, trainer: L.Trainer, pl_module: Any) -> dict[str, float]:
         """See `PeriodicEval`."""
         if not self._baselines_done:
-            for system in self._baselines(trainer, pl_module.student):
+            for system in self._baselines(pl_module):
                 whole = self.results.get(ICL)
                 if whole and system.name == TRUNCATED_ICL and system.num_kv_tokens == whole.num_kv_tokens:
                     self.results[TRUNCATED_ICL] = replace(whole, system=TRUNCATED_ICL)  # nothing was cut off
                 else:
-                    self.results[system.name] = self._evaluated(trainer, pl_module, system)
+                    self.results[system.name] = self._evaluated(pl_module, system)
             self._baselines_done = True
         if CARTRIDGE in self.systems:
             system = of_cartridge(CARTRIDGE, pl_module.cartridge, pl_module.student)
-            self.results[CARTRIDGE] = self._evaluated(trainer, pl_module, system)
+            self.results[CARTRIDGE] = self._evaluated(pl_module, system)
         return {
             f"{name}/{key}": value for name, r in self.results.items() for key, value in r.metrics.items()
         }
 
-    def _baselines(self, trainer: Any, model: Any) -> Iterator[System]:
+    def _baselines(self, pl_module: Any) -> Iterator[System]:
         """The systems that fit, one at a time, so that one prefill is in memory."""
-        data, reserve = trainer.datamodule, self._reserve_tokens(trainer)
+        model, data, reserve = pl_module.student, pl_module.material, self._reserve_tokens(pl_module)
         limits: dict[str, Any] = {"reserve_tokens": reserve, "max_context_tokens": self.max_context_tokens}
         for name in self.systems:
             try:
@@ -140,11 +140,10 @@ class LongContextEval(PeriodicEval):
             except ContextTooLong as error:
                 _warn("LongContextEval leaves out %s", error)
 
-    def _evaluated(self, trainer: L.Trainer, pl_module: Any, system: System) -> EvalResult:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    def _evaluated(self, pl_module: Any, system: System) -> EvalResult:
         return evaluate(
             pl_module.student,
-            data.renderer,
+            pl_module.material.renderer,
             system,
             self.task,
             batch_size=self.batch_size,
@@ -153,6 +152,6 @@ class LongContextEval(PeriodicEval):
             split=True,
         )
 
-    def _reserve_tokens(self, trainer: L.Trainer) -> int:
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        return reserve_tokens(data.renderer, self.task.pick(self.num_questions), self.max_new_tokens)
+    def _reserve_tokens(self, pl_module: Any) -> int:
+        renderer = material_of(pl_module, self).renderer
+        return reserve_tokens(renderer, self.task.pick(self.num_questions), self.max_new_tokens)

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from lit_cartridges.conversations.material import Material
 from lit_cartridges.settings import PositiveInt, checked
 
 
@@ -87,3 +88,18 @@ class PeriodicEval(L.Callback):
             logger.log_metrics(figures, step=trainer.global_step)
         self._begun += perf_counter() - start
         return figures
+
+
+def material_of(pl_module: Any, asking: L.Callback) -> Material:
+    """The corpus and the chat template of the run.
+
+    Raises:
+        ValueError: the module is connected to no data.
+    """
+    material: Material | None = getattr(pl_module, "material", None)
+    if material is None:
+        raise ValueError(
+            f"{type(asking).__name__} asks about a corpus, and none is known: call module.connect(data) with a "
+            "SelfStudyDataModule before fit"
+        )
+    return material

@@ -23,13 +23,15 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from lit_cartridges.callbacks import CartridgeCheckpoint, StepProgress, ThroughputMonitor
 from lit_cartridges.command_line.config_files import installed, require_config_files
 from lit_cartridges.command_line.ending import causes
+from lit_cartridges.command_line.given import given_settings
 from lit_cartridges.command_line.parsers import TrainerParser
 from lit_cartridges.command_line.trainer_settings import blamed, require_trainer
-from lit_cartridges.data import SelfStudyDataModule
+from lit_cartridges.data import SelfStudy, SelfStudyDataModule
 from lit_cartridges.errors import SettingError, is_ours
 from lit_cartridges.module import LitCartridge
 from lit_cartridges.runs.atomic_files import explained, write_atomically
 from lit_cartridges.runs.checkpoint_files import LAST, problem, resume_path, set_aside
+from lit_cartridges.runs.moved_settings import refuse_moved
 from lit_cartridges.runs.precision import require_full_precision
 from lit_cartridges.runs.resuming import read_checkpoint
 from lit_cartridges.runs.run_settings import flat
@@ -105,6 +107,7 @@ class CartridgeCLI(LightningCLI):
         """
         args = [installed(arg) for arg in (sys.argv[1:] if args is None else args)]
         require_config_files(args)
+        refuse_moved({given.key: given.value for given in given_settings(args)})
         return cls(
             LitCartridge,
             SelfStudyDataModule,
@@ -128,6 +131,8 @@ class CartridgeCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """``--checkpoint.…`` and, for ``fit``, ``--resume``."""
         parser.add_lightning_class_args(CartridgeCheckpoint, "checkpoint")
+        # So that --data.source.max_chunk_tokens needs no --data.source SelfStudy before it.
+        parser.set_defaults({"data.source": {"class_path": f"{SelfStudy.__module__}.{SelfStudy.__name__}"}})
         parser.add_argument(
             "--resume",
             default="auto",
@@ -244,6 +249,7 @@ class CartridgeCLI(LightningCLI):
         resume = str(self._get(self.config_init, "resume"))
         if given is None and resume not in ("auto", "never"):
             given = resume
+        self.model.connect(self.datamodule)
         path = Path(given) if given is not None else None
         tries = subcommand == "fit" and self.trainer.fast_dev_run  # type: ignore[attr-defined]
         if tries and path is not None:
@@ -258,7 +264,7 @@ class CartridgeCLI(LightningCLI):
             self.trainer.ckpt_path = str(path)
             if subcommand == "fit":
                 # Before the data module looks at the recording, which is of the old settings too.
-                self.model.resumption.accept(read_checkpoint(path), self.trainer, self.datamodule)
+                self.model.resumption.accept(read_checkpoint(path), self.trainer)
                 if given is None and path.name != LAST and self.trainer.is_global_zero:
                     set_aside(path.parent)
         return kwargs

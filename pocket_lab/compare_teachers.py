@@ -30,22 +30,22 @@ from lit_cartridges.settings import Count, PositiveInt, Processes, WriteFolder
 from lit_cartridges.strategies.training_processes import train_all
 
 _RECIPE = "pocket_two_places.yaml"
-_CASCADE = "--data.teacher.cascade"
+_CASCADE = "--data.source.teacher.cascade"
 TEACHERS: dict[str, tuple[str, ...]] = {
     "chunk alone": (),
     "cascade of a third": (
-        "--data.corpus_before_chunk=true",
-        "--data.teacher=LocalTeacher",
+        "--data.source.corpus_before_chunk=true",
+        "--data.source.teacher=LocalTeacher",
         f"{_CASCADE}.total_tokens=516",
         f"{_CASCADE}.stride_tokens=256",
     ),
     "cascade of two thirds": (
-        "--data.corpus_before_chunk=true",
-        "--data.teacher=LocalTeacher",
+        "--data.source.corpus_before_chunk=true",
+        "--data.source.teacher=LocalTeacher",
         f"{_CASCADE}.total_tokens=1028",
         f"{_CASCADE}.stride_tokens=256",
     ),
-    "corpus in full": ("--data.corpus_before_chunk=true",),
+    "corpus in full": ("--data.source.corpus_before_chunk=true",),
 }
 """What stands in front of the teacher's prompts, by options of ``fit``; "in full" is the most that a cascade can give."""
 

@@ -29,15 +29,15 @@ def options(tmp_path, model_folder):
         "model.model": model_folder,
         "model.num_tokens": 8,
         "data.corpus": corpus,
-        "data.seed_prompts": json.dumps(SEED_PROMPTS),
-        "data.min_chunk_tokens": 20,
-        "data.max_chunk_tokens": 40,
-        "data.conversations_per_group": 4,
+        "data.source.seed_prompts": json.dumps(SEED_PROMPTS),
+        "data.source.min_chunk_tokens": 20,
+        "data.source.max_chunk_tokens": 40,
+        "data.source.conversations_per_group": 4,
         "data.groups_per_round": 1,
-        "data.question_temperature": 1.0,
-        "data.question_max_tokens": 5,
-        "data.answer_max_tokens": 8,
-        "data.top_k": 4,
+        "data.source.question_temperature": 1.0,
+        "data.source.question_max_tokens": 5,
+        "data.source.answer_max_tokens": 8,
+        "data.source.top_k": 4,
         "data.tokens_per_batch": 40,
     }
     return settings
@@ -149,8 +149,13 @@ def test_synthesize_writes_the_conversations_of_a_recipe(tmp_path, options, caps
     main(command("synthesize", options, f"--output={output}", "--num_conversations=8"))
     assert {"messages", "system_prompt", "metadata", "type"} == set(pq.read_schema(output).names)
     assert "conversations in" in capsys.readouterr().out
+    of_recording = {name: value for name, value in options.items() if "source" not in name}
+    of_recording["data.source"] = "Recorded"
     main(
-        command("fit", options | {"data.recorded": output, "trainer.default_root_dir": tmp_path / "recorded"})
+        command(
+            "fit",
+            of_recording | {"data.source.path": output, "trainer.default_root_dir": tmp_path / "recorded"},
+        )
     )
     assert Cartridge.from_pretrained(tmp_path / "recorded" / "cartridge").provenance.steps == 3
 
@@ -208,13 +213,13 @@ def test_help_names_every_command(capsys):
     ("setting", "value", "told"),
     [
         ("data.corpus", "EMPTY", "the corpus is empty"),
-        ("data.max_chunk_tokens", 4096, "--data.max_chunk_tokens=4096"),
+        ("data.source.max_chunk_tokens", 4096, "--data.source.max_chunk_tokens=4096"),
         ("model.num_tokens", 600, "--model.num_tokens=600"),
         ("model.num_frozen_tokens", 8, "--model.num_frozen_tokens=8"),
         ("model.num_frozen_tokens", -1, "--model.num_frozen_tokens=-1"),
-        ("data.top_k", 1000, "--data.top_k=1000"),
+        ("data.source.top_k", 1000, "--data.source.top_k=1000"),
         ("data.tokens_per_batch", 1, "--data.tokens_per_batch=1"),
-        ("data.seed_prompts", "nowhere", "nowhere"),
+        ("data.source.seed_prompts", "nowhere", "nowhere"),
         ("model.learning_rate", 0, "--model.learning_rate=0"),
     ],
 )
@@ -224,7 +229,7 @@ def test_a_setting_that_cannot_work_fails_before_the_model_is_loaded(
     if value == "EMPTY":
         (tmp_path / "empty.txt").write_text(" \n")
         value = tmp_path / "empty.txt"
-    if setting == "data.max_chunk_tokens":
+    if setting == "data.source.max_chunk_tokens":
         save_corpus(tmp_path / "corpus.txt", num_tokens=5000)
 
     def loaded(*args, **kwargs):

@@ -78,18 +78,17 @@ def test_an_overlay_changes_the_strategy_of_another_recipe_alone(overlay, tmp_pa
 @pytest.mark.parametrize("overlay", TEACHERS, ids=lambda path: path.stem)
 def test_an_overlay_changes_the_teacher_of_another_recipe_alone(overlay, tmp_path):
     base = ["--config", str(FOLDER / "pocket.yaml"), f"--trainer.default_root_dir={tmp_path}"]
-    teacher = yaml.safe_load(overlay.read_text())["data"]["teacher"]
+    teacher = yaml.safe_load(overlay.read_text())["data"]["source"]["init_args"]["teacher"]
     cli = CartridgeCLI.run_with([*base, "--config", str(overlay)], run=False)
-    assert type(cli.datamodule.teacher).__name__ == teacher["class_path"]
-    assert cli.datamodule.teacher.model == teacher["init_args"]["model"]
-    one = [*base, "--config", str(overlay), "--data.teacher.base_urls", "[http://a:1, http://b:2]"]
-    assert CartridgeCLI.run_with(one, run=False).datamodule.teacher.base_urls == [
+    source, plain = cli.datamodule.source, CartridgeCLI.run_with(base, run=False).datamodule.source
+    assert type(source.teacher).__name__ == teacher["class_path"]
+    assert source.teacher.model == teacher["init_args"]["model"]
+    one = [*base, "--config", str(overlay), "--data.source.teacher.base_urls", "[http://a:1, http://b:2]"]
+    assert CartridgeCLI.run_with(one, run=False).datamodule.source.teacher.base_urls == [
         "http://a:1/v1",
         "http://b:2/v1",
     ]
-    assert (
-        cli.datamodule.tokens_per_batch == CartridgeCLI.run_with(base, run=False).datamodule.tokens_per_batch
-    )
+    assert source.answer == plain.answer and source.seed_prompts == plain.seed_prompts
 
 
 @pytest.mark.parametrize("arguments", [["--config", "pocket.yaml"], ["--config=pocket.yaml"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from lit_cartridges.conversations.conversation import Conversation, Message
 from lit_cartridges.conversations.recording import tokenizer_fingerprint, write_conversations
 from lit_cartridges.conversations.top_logprobs import TopLogprobs
 from lit_cartridges.corpora.open_corpus import TextCorpus
-from lit_cartridges.data import SelfStudyDataModule
+from lit_cartridges.data import Recorded, SelfStudy, SelfStudyDataModule
+from lit_cartridges.data.sources import Source
 from lit_cartridges.module import LitCartridge
 from tests.tiny_models import VOCAB, tiny_model
 
@@ -116,13 +118,15 @@ class Curve(L.Callback):
     def __init__(self) -> None:
         self.losses: list[float] = []
         self.batches: list[Any] = []
+        self.batch_losses: list[float] = []
         self._window: list[float] = []
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.batches.append(batch)
-        self._window.append(float(outputs["loss"]))
+        self.batch_losses.append(float(outputs["loss"]))
+        self._window.append(self.batch_losses[-1])
         if batch.stream_state is not None:
             self.losses.append(sum(self._window))  # Lightning has divided them by their number
             self._window = []
@@ -148,22 +152,33 @@ def new_module(model: str, **options: Any) -> LitCartridge:
     )
 
 
-def new_data(corpus: str, **options: Any) -> SelfStudyDataModule:
+def new_source(**options: Any) -> SelfStudy:
     """Self-study with the model itself, short enough for a test."""
-    defaults = {
-        "corpus": corpus,
+    defaults: dict[str, Any] = {
         "min_chunk_tokens": 20,
         "max_chunk_tokens": 40,
         "seed_prompts": SEED_PROMPTS,
         "conversations_per_group": 4,
-        "groups_per_round": 2,
         "question_temperature": 1.0,
         "question_max_tokens": 5,
         "answer_max_tokens": 8,
         "top_k": 4,
-        "tokens_per_batch": 40,
     }
-    return SelfStudyDataModule(**(defaults | options))
+    return SelfStudy(**(defaults | options))
+
+
+def new_data(corpus: str, *, source: Source | None = None, **options: Any) -> SelfStudyDataModule:
+    """Small batches of `new_source`; those of ``options`` that are not the data module's are the source's."""
+    own = {"corpus": corpus, "groups_per_round": 2, "tokens_per_batch": 40}
+    known = signature(SelfStudyDataModule).parameters
+    own |= {name: options.pop(name) for name in [*options] if name in known}
+    assert source is None or not options
+    return SelfStudyDataModule(**own, source=source or new_source(**options))
+
+
+def from_recording(corpus: str, path: str, **options: Any) -> SelfStudyDataModule:
+    """Small batches of a recording."""
+    return new_data(corpus, source=Recorded(path=path, top_k=4), **options)
 
 
 def new_trainer(folder: Path, *callbacks: L.Callback, **options: Any) -> L.Trainer:
@@ -201,7 +216,7 @@ def one_batch(folder, module, data):
     data.trainer = trainer
     trainer.datamodule = data
     trainer.strategy.connect(module)
-    module.setup("fit")
     data.setup("fit")
+    module.setup("fit")
     module.configure_model()
     return next(iter(data.train_dataloader()))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lit_cartridges.command_line.parsers import CommandParser, option
 from lit_cartridges.conversations.recording import Recording
+from lit_cartridges.errors import SettingError
 from lit_cartridges.runs.steady_bar import SteadyBar
 from lit_cartridges.settings import Count, WriteParquet
 from lit_cartridges.terminal import printable_line
@@ -34,34 +35,35 @@ def main(args: list[str]) -> None:
 def synthesize(recipe_args: list[str], *, output: Path, num_conversations: int) -> int:
     """Make the conversations and write them to ``output``; returns their number."""
     from lit_cartridges.cartridge_cli import CartridgeCLI
-    from lit_cartridges.self_study.room import require_room
+    from lit_cartridges.data import SelfStudy
     from lit_cartridges.teachers.local import LocalTeacher
 
     cli = CartridgeCLI.run_with(recipe_args, run=False)
     data, module = cli.datamodule, cli.model
-    data.prepare(module.tokenizer)
-    synthesizer = data.synthesizer()
-    require_room(synthesizer, module.model_config)
-    model = None
-    if isinstance(data.teacher, LocalTeacher):
-        model = module.load_teacher()
-    data.teacher.bind(model, module.tokenizer)
+    source = data.source
+    if not isinstance(source, SelfStudy):
+        raise SettingError(
+            "makes no conversations; leave it at SelfStudy", {"data.source": type(source).__name__}
+        )
+    module.connect(data)
+    synthesizer = source.synthesizer(seed=data.seed)
+    source.bind_teacher(module.load_teacher() if isinstance(source.teacher, LocalTeacher) else None)
     parts = Recording(
         output.with_suffix(".parts"),
         tokenizer=module.tokenizer,
         settings=synthesizer.settings,
-        vocab_size=module.model_config.get_text_config().vocab_size,
+        vocab_size=data.student.vocab_size,
     )
-    groups = -(-num_conversations // data.conversations_per_group)
+    groups = -(-num_conversations // source.conversations_per_group)
     with SteadyBar(
-        total=groups * data.conversations_per_group, desc="conversations", dynamic_ncols=True
+        total=groups * source.conversations_per_group, desc="conversations", dynamic_ncols=True
     ) as bar:
         for group in range(groups):
             if group not in parts:
                 parts.append(group, synthesizer.conversations(group))
-            bar.update(data.conversations_per_group)
+            bar.update(source.conversations_per_group)
             bar.set_postfix(synthesizer.counts, refresh=False)
-    data.teacher.close()
+    source.close()
     written = parts.compact(output)
     print(printable_line(f"{written} conversations in {output}"))
     return written

@@ -111,7 +111,7 @@ class Plan:
             return []
         own = {
             "data.corpus": str(self.other_text_file),
-            "data.recorded": "null",
+            **({"data.source": "SelfStudy"} if self.recipe.trains_on_recording else {}),
             "trainer.callbacks": json.dumps(self.recipe.callbacks(every_n_steps=None)),
         }
         return [
@@ -169,7 +169,9 @@ class Plan:
         }
         if recipe.makes_conversations or label:
             # Conversations of one seed are shared: the first run that needs a group writes it.
-            options["data.recording"] = str(self.folder / f"conversations_{label or 'corpus'}_seed{seed}")
+            options["data.source.recording"] = str(
+                self.folder / f"conversations_{label or 'corpus'}_seed{seed}"
+            )
         init = [f"model.init={INITS[strategy].__module__}.{strategy}", *(f"model.init.{s}" for s in settings)]
         return ComparedRun(
             strategy=strategy,

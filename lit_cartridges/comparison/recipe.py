@@ -10,6 +10,7 @@ from lightning.pytorch.accelerators import CPUAccelerator
 
 from lit_cartridges.callbacks import LongContextEval
 from lit_cartridges.cartridge_cli import CartridgeCLI
+from lit_cartridges.data import Recorded, SelfStudy
 from lit_cartridges.evals.asked import reserve_tokens
 from lit_cartridges.evals.system import CARTRIDGE, require_room
 
@@ -39,9 +40,11 @@ class Recipe:
                 "its task has the questions by which the strategies are compared (recipes/pocket.yaml shows how)"
             )
         self.eval = asking[0]
-        self._data.prepare(self._module.tokenizer)
+        self._module.connect(self._data)
         self._reserve_tokens = reserve_tokens(
-            self._data.renderer, self.eval.task.pick(self.eval.num_questions), self.eval.max_new_tokens
+            self._module.material.renderer,
+            self.eval.task.pick(self.eval.num_questions),
+            self.eval.max_new_tokens,
         )
         self.max_steps = int(trainer.max_steps)
         self.log_every_n_steps = max(1, int(trainer.log_every_n_steps))
@@ -55,12 +58,17 @@ class Recipe:
     @property
     def corpus_tokens(self) -> int:
         """Length of the corpus."""
-        return len(self._data.corpus_ids)
+        return len(self._module.material.corpus_ids)
 
     @property
     def makes_conversations(self) -> bool:
         """Whether a run makes the conversations that it trains on."""
-        return self._data.recorded is None and not self._data.raw_corpus
+        return isinstance(self._data.source, SelfStudy)
+
+    @property
+    def trains_on_recording(self) -> bool:
+        """Whether it trains on conversations that are there, which are about its own corpus."""
+        return isinstance(self._data.source, Recorded)
 
     def require_room(self, num_tokens: int) -> None:
         """

@@ -64,6 +64,7 @@ class PackedBatch:
         contexts: per sequence, what the teacher read in front.
         window_answers: targets in all micro-batches of this optimizer step, on this rank.
         stream_state: where the stream stands once this batch has been used; None within an optimizer step.
+        stream: the stream that it is of, which `used` tells.
         counts: what the stream has counted so far (conversations made, cut, …, seconds spent generating).
     """
 
@@ -77,6 +78,7 @@ class PackedBatch:
     contexts: tuple[tuple[int, ...], ...]
     window_answers: int = 0
     stream_state: Any = None
+    stream: Any = field(default=None, repr=False)
     counts: dict[str, float] = field(default_factory=dict)
 
     def to(self, device: torch.device | str, **options: Any) -> PackedBatch:
@@ -85,6 +87,11 @@ class PackedBatch:
         moved = {name: getattr(self, name).to(device, **options) for name in names}
         targets = {name: x.to(device, **options) for name, x in vars(self.targets).items() if x is not None}
         return replace(self, **moved, targets=replace(self.targets, **targets))
+
+    def used(self) -> None:
+        """It has been trained on: its stream, if it is of one, goes on behind it."""
+        if self.stream is not None and self.stream_state is not None:
+            self.stream.used(self.stream_state)
 
 
 def pack(examples: Sequence[Example]) -> PackedBatch:
@@ -115,10 +122,16 @@ def pack(examples: Sequence[Example]) -> PackedBatch:
     )
 
 
-def packed(examples: Sequence[Example], tokens_per_batch: int) -> list[PackedBatch]:
+def packed(
+    examples: Sequence[Example], tokens_per_batch: int, *, batches_per_step: int = 1
+) -> list[PackedBatch]:
     """All examples in their order, in as few batches of at most ``tokens_per_batch`` tokens as that allows.
 
-    Longer ones are cut, and left out where no answer token is left.
+    Longer ones are cut, and left out where no answer token is left. ``DataLoader(packed(…), batch_size=None)`` is a loader
+    that trains.
+
+    Args:
+        batches_per_step: ``accumulate_grad_batches`` of the trainer: batches of an optimizer step know of each other's answers.
     """
     batches: list[list[Example]] = [[]]
     tokens = 0
@@ -130,7 +143,12 @@ def packed(examples: Sequence[Example], tokens_per_batch: int) -> list[PackedBat
             tokens = 0
         batches[-1].append(example)
         tokens += len(example.token_ids)
-    return [pack(batch) for batch in batches if batch]
+    made = [pack(batch) for batch in batches if batch]
+    for first in range(0, len(made), batches_per_step):
+        window = made[first : first + batches_per_step]
+        for batch in window:
+            batch.window_answers = sum(len(one.target_rows) for one in window)
+    return made
 
 
 def _widen(rows: NDArray[Any], width: int, fill: float) -> NDArray[Any]:

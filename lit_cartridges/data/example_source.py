@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -10,9 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_cartridges.conversations.conversation import Conversation
+from lit_cartridges.conversations.material import Material
 from lit_cartridges.conversations.recording import Recording
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.data.batch import Example
+from lit_cartridges.data.student import Student
+from lit_cartridges.self_study.room import READ_AGAIN_ERROR
+from lit_cartridges.text import text_ids
 
 
 class ConversationSource(Protocol):
@@ -100,6 +105,43 @@ class ConversationExamples:
             label=str(conversation.metadata.get("seed_prompt", conversation.type)),
             context_ids=tuple(self.context_of(conversation)) if self.context_of else (),
         )
+
+
+def conversation_examples(
+    source: ConversationSource,
+    student: Student,
+    material: Material,
+    *,
+    top_k: int,
+    recording: Recording | None = None,
+) -> ConversationExamples:
+    """The conversations of ``source`` with what the student's objective needs of them."""
+    objective = student.objective
+    return ConversationExamples(
+        source,
+        material.renderer,
+        recording=recording,
+        top_k=top_k,
+        needs_top_logprobs=objective.needs_top_logprobs,
+        context_of=partial(teacher_context_ids, material) if objective.needs_teacher_hidden else None,
+    )
+
+
+def teacher_context_ids(material: Material, conversation: Conversation) -> list[int]:
+    """What the teacher read in front: nothing off the corpus, the chunk's tokens, or a foreign system prompt.
+
+    Raises:
+        ValueError: it read the whole corpus there.
+    """
+    known, renderer = conversation.metadata, material.renderer
+    if conversation.type == "off_corpus":
+        return []
+    if known.get("corpus_before_chunk"):
+        raise ValueError(READ_AGAIN_ERROR)
+    if known.get("corpus_sha256") == material.corpus_sha256 and "chunk_start_token" in known:
+        start = int(known["chunk_start_token"])
+        return renderer.context_ids(material.corpus_ids[start : start + int(known["chunk_num_tokens"])])
+    return renderer.context_ids(text_ids(renderer.tokenizer, conversation.system_prompt))
 
 
 class CorpusExamples:

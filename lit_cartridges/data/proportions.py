@@ -27,8 +27,8 @@ def tell_long_chunks(*, min_tokens: int, max_tokens: int, corpus_tokens: int) ->
     whole = max_tokens - max(corpus_tokens, min_tokens - 1)
     share = whole / (max_tokens - min_tokens + 1)
     _tell(
-        "data.min_chunk_tokens=%s, data.max_chunk_tokens=%s: the corpus has only %s tokens, so %s of the chunks are all of "
-        "it; give at most %s, or more text",
+        "data.source.min_chunk_tokens=%s, data.source.max_chunk_tokens=%s: the corpus has only %s tokens, so %s of the chunks "
+        "are all of it; give at most %s, or more text",
         f"{min_tokens:,}",
         f"{max_tokens:,}",
         f"{corpus_tokens:,}",
@@ -41,7 +41,8 @@ def tell_long_windows(window_tokens: int, *, corpus_tokens: int) -> None:
     """Warn where every window of the raw corpus is all of it."""
     if window_tokens > corpus_tokens:
         _tell(
-            "data.window_tokens=%s: the corpus has only %s tokens, so every window is all of it; give fewer, or more text",
+            "data.source.window_tokens=%s: the corpus has only %s tokens, so every window is all of it; give fewer, or more "
+            "text",
             f"{window_tokens:,}",
             f"{corpus_tokens:,}",
         )

@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from lit_cartridges.data.batch import Example, PackedBatch, pack
 from lit_cartridges.data.example_source import ExampleSource
+from lit_cartridges.errors import SettingError
 
 _EMPTY_ROUNDS = 8
 
@@ -61,7 +62,8 @@ class ExampleStream(IterableDataset[PackedBatch]):
         seed: decides the orders.
         num_shards, shards: into how many the stream is dealt, and which of them this process serves.
         batches_per_step: micro-batches of an optimizer step; they learn of each other's number of targets.
-        start: where to go on, or what tells so whenever an epoch begins; None for the beginning.
+        start: where to go on, or what tells so whenever an epoch begins; by default what was used last.
+        on_used: told where the stream stands whenever an optimizer step's last batch has been used (`PackedBatch.used`).
         skip: what tells how many batches from there the first iterator leaves out.
         threaded: make the next round in a thread while this one trains, for teachers that live elsewhere.
         in_step: what to be in while a batch is fetched, which may generate more or less than on other processes.
@@ -79,6 +81,7 @@ class ExampleStream(IterableDataset[PackedBatch]):
         shards: tuple[int, ...] = (0,),
         batches_per_step: int = 1,
         start: StreamState | Callable[[], StreamState] | None = None,
+        on_used: Callable[[StreamState], None] | None = None,
         skip: Callable[[], int] = int,
         threaded: bool = False,
         in_step: Callable[[], AbstractContextManager[Any]] = nullcontext,
@@ -97,13 +100,26 @@ class ExampleStream(IterableDataset[PackedBatch]):
         self.source, self.tokens_per_batch = source, tokens_per_batch
         self.groups_per_round, self.uses, self.seed = groups_per_round, uses, seed
         self.num_shards, self.shards, self.batches_per_step = num_shards, shards, batches_per_step
-        self.start = start if callable(start) else lambda: start or StreamState({})
+        self.state = StreamState({}) if start is None or callable(start) else start
+        self.start = start if callable(start) else lambda: self.state
+        self.on_used = on_used
         self.skip, self.threaded, self.in_step = skip, threaded, in_step
         self._running: Generator[PackedBatch] | None = None
         self._reached: StreamState | None = None  # after the last batch given, unless that is within a step
         self.counts: dict[str, float] = {"cut_conversations": 0, "cut_answer_tokens": 0}
 
+    def used(self, state: StreamState) -> None:
+        """What was made up to here has been trained on."""
+        self.state = state
+        if self.on_used is not None:
+            self.on_used(state)
+
     def __iter__(self) -> Iterator[PackedBatch]:
+        if get_worker_info() is not None:
+            raise SettingError(
+                "the stream makes its batches in the process that trains; give its DataLoader 0",
+                num_workers=get_worker_info().num_workers,
+            )
         if self._running is None or self._reached != self.start():
             skip = self.skip if self._running is None else int
             self.close()
@@ -138,7 +154,7 @@ class ExampleStream(IterableDataset[PackedBatch]):
                     continue
                 self._reached = done
                 counts = {**self.counts, **self.source.counts}
-                yield replace(batch, window_answers=answers, stream_state=done, counts=counts)
+                yield replace(batch, window_answers=answers, stream_state=done, stream=self, counts=counts)
 
     def _shard_batches(
         self, shard: int, place: tuple[int, int]

@@ -48,6 +48,8 @@ class AttentionMatching(InitStrategy):
         keys_per_step: keys that a step of "omp" takes; the paper's is 1, and 4 where it hurries.
     """
 
+    reads_conversations = True
+
     @checked
     def __init__(
         self,

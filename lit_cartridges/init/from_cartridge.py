@@ -28,6 +28,8 @@ class FromCartridge(InitStrategy):
     @checked
     def __init__(self, *, path: str, grow: InitStrategy | None = None) -> None:
         self.path, self.grow = path, grow
+        self.reads_corpus = grow is not None and grow.reads_corpus
+        self.reads_conversations = grow is not None and grow.reads_conversations
 
     def check_model(self, config: PretrainedConfig, num_tokens: int) -> None:
         """See `InitStrategy.check_model`."""

@@ -48,6 +48,7 @@ class ImportantTokens(InitStrategy):
         self.queries, self.per = queries, per
         self.window_tokens, self.num_conversations = window_tokens, num_conversations
         self.max_query_tokens = max_query_tokens
+        self.reads_conversations = queries == "self_study"
 
     @torch.no_grad()
     def tensors(self, context: InitContext) -> InitialTensors:

@@ -140,7 +140,14 @@ class InitContext:
 
 
 class InitStrategy(ABC):
-    """Gives the first keys and values of a cartridge."""
+    """Gives the first keys and values of a cartridge.
+
+    Attributes:
+        reads_corpus, reads_conversations: what it cannot do without.
+    """
+
+    reads_corpus: bool = True
+    reads_conversations: bool = False
 
     @abstractmethod
     def tensors(self, context: InitContext) -> InitialTensors:

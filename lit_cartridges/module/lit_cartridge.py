@@ -23,8 +23,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from lit_cartridges.attention import reads_prefixes
 from lit_cartridges.cartridge import Cartridge
+from lit_cartridges.conversations.material import Material
 from lit_cartridges.conversations.tokenizer_check import tokenizer_fingerprint
 from lit_cartridges.data.batch import PackedBatch
+from lit_cartridges.data.student import Student, StudyData
 from lit_cartridges.errors import SettingError
 from lit_cartridges.init import FirstTokens, InitStrategy
 from lit_cartridges.init.init_cost import InitCost, measured_init
@@ -32,7 +34,13 @@ from lit_cartridges.losses import LanguageHead, Objective, TopKDistillation, chu
 from lit_cartridges.models import stays_in_place
 from lit_cartridges.models.base_weights import digest_of, plain_token
 from lit_cartridges.models.position_limit import max_positions
-from lit_cartridges.module.new_cartridge import checkpoint_cartridge, init_context, new_cartridge
+from lit_cartridges.module.answers_of_step import AnswersOfStep
+from lit_cartridges.module.new_cartridge import (
+    checkpoint_cartridge,
+    init_context,
+    new_cartridge,
+    require_material,
+)
 from lit_cartridges.module.packed_forward import student_hidden, teacher_hidden
 from lit_cartridges.module.recomputing import recomputes_layers
 from lit_cartridges.runs.precision import require_fp32, require_full_precision, require_no_autocast
@@ -40,6 +48,7 @@ from lit_cartridges.runs.resuming import KEY, Resumption, read_checkpoint
 from lit_cartridges.runs.run_progress import (
     optimizer_steps,
     recount_batches,
+    require_end,
     require_whole_epochs,
     warm_up_and_cosine,
 )
@@ -142,7 +151,29 @@ class LitCartridge(L.LightningModule):
         self.student: PreTrainedModel | None = None
         self.teacher: PreTrainedModel | None = None
         self._attached = ExitStack()
+        self._step = AnswersOfStep()
+        self._data: StudyData | None = None
+        self.material: Material | None = None
         self.resumption = Resumption(self)
+
+    def connect(self, data: StudyData) -> None:
+        """Learn the corpus of ``data``, and let it know for which student its examples are.
+
+        ``fit(module, data)`` with a `SelfStudyDataModule` does this by itself. ``fit(module, loader)`` with any loader of
+        `PackedBatch` needs it where the init strategy reads the corpus.
+
+        Raises:
+            ValueError: a setting of ``data`` cannot work with this model or objective; the message names it.
+        """
+        self._data = data
+        self.material = data.connect(
+            Student(
+                tokenizer=self.tokenizer,
+                config=self.model_config,
+                objective=self.objective,
+                num_tokens=self.num_tokens,
+            )
+        )
 
     @cached_property
     def model_config(self) -> PretrainedConfig:
@@ -160,11 +191,8 @@ class LitCartridge(L.LightningModule):
         require_no_autocast(self.trainer.strategy.root_device)
         if stage == "fit" and self.trainer.ckpt_path:
             self.resumption.accept(read_checkpoint(Path(self.trainer.ckpt_path)), self.trainer)
-        if stage == "fit" and self.trainer.max_steps < 0:
-            raise ValueError(
-                f"trainer.max_steps={self.trainer.max_steps}: the stream has no end, so a run needs one; set the "
-                "number of optimizer steps"
-            )
+        if stage == "fit":
+            require_end(self.trainer)
         if stage == "fit" and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             names = ("limit_train_batches", "overfit_batches", "accumulate_grad_batches")
             require_whole_epochs(**{name: getattr(self.trainer, name) for name in names})
@@ -175,8 +203,9 @@ class LitCartridge(L.LightningModule):
                 f"max_position_embeddings={limit}; choose fewer"
             )
         self._student.require_loadable(self.trainer.strategy)
-        if stage == "fit" and not self.trainer.ckpt_path:
+        if stage == "fit" and not self.trainer.ckpt_path and self.cartridge is None:
             self.init.check_model(self.model_config, self.num_tokens)
+            require_material(self.init, self.material)
         if self._teacher is not None:
             self._teacher.require_loadable(self.trainer.strategy)
             theirs = tokenizer_fingerprint(self._teacher.tokenizer())
@@ -199,24 +228,31 @@ class LitCartridge(L.LightningModule):
         # In one order on all processes, since a sharded model's first reading gathers its weights.
         for frozen in dict.fromkeys((self.student, self.frozen_teacher)):
             self._attached.enter_context(reads_prefixes(frozen))
-        data: Any = getattr(self.trainer, "datamodule", None)
-        if hasattr(data, "bind_teacher"):
-            data.bind_teacher(self.frozen_teacher)
+        if self._data is not None:
+            self._data.bind_teacher(self.frozen_teacher)
         if self.cartridge is None and self.trainer.ckpt_path:
             # What the init would give is about to be replaced. (`fit(ckpt_path=…)` tells nobody at this point: set
             # trainer.ckpt_path instead, as the command line does, where an init takes long.)
             self.cartridge = checkpoint_cartridge(
-                Path(self.trainer.ckpt_path), self.init, data, base_model=self.model_name, model=self.student
+                Path(self.trainer.ckpt_path),
+                self.init,
+                self.material,
+                base_model=self.model_name,
+                model=self.student,
             )
         if self.cartridge is None:
             context = init_context(
-                data, self.student, num_tokens=self.num_tokens, seed=self.seed, progress=self._shows_progress
+                self.material,
+                self.student,
+                num_tokens=self.num_tokens,
+                seed=self.seed,
+                progress=self._shows_progress,
             )
             with in_step(self.trainer.strategy), measured_init(self.student.device) as self.init_cost:
                 self.cartridge = new_cartridge(
                     self.init,
                     context,
-                    data,
+                    self.material,
                     base_model=self.model_name,
                     num_frozen_tokens=self.num_frozen_tokens,
                 )
@@ -225,11 +261,10 @@ class LitCartridge(L.LightningModule):
         """Keep what this run is made with, for its checkpoints, and tell the loggers."""
         self.resumption.begin(self.trainer)
         if self.trainer.enable_autolog_hparams and self.trainer.is_global_zero:
-            ids = getattr(getattr(self.trainer, "datamodule", None), "corpus_ids", None)
             told = hyper_parameters(
                 self.resumption.settings(self.trainer),
                 num_tokens=self.num_tokens,
-                corpus_tokens=None if ids is None else len(ids),
+                corpus_tokens=None if self.material is None else len(self.material.corpus_ids),
             )
             for logger in self.trainer.loggers:
                 logger.log_hyperparams(told)
@@ -276,6 +311,7 @@ class LitCartridge(L.LightningModule):
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
         """Loss of one micro-batch, weighted so that a step averages over all its answer tokens on all processes."""
+        self._step.take(batch, self.trainer.accumulate_grad_batches)
         total, token_losses, nll = self.losses(batch)
         answers = self._sum_over_processes(float(batch.window_answers))
         micro_batches = self.trainer.accumulate_grad_batches * self.trainer.world_size
@@ -290,11 +326,12 @@ class LitCartridge(L.LightningModule):
         if self._logs_this_step():
             self._log_losses(batch, token_losses, nll)
         # Before the callbacks of this batch, so that a checkpoint they save does not repeat it.
-        self.trainer.datamodule.batch_used(batch)  # type: ignore[attr-defined]
+        batch.used()
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of the cartridge's gradient, before clipping."""
+        self._step.end()
         if self._logs_this_step():
             grads = [p.grad for p in self.parameters() if p.grad is not None]
             if grads:  # a strategy that shards them logs their norm itself
@@ -372,10 +409,11 @@ class LitCartridge(L.LightningModule):
 
     def run_settings(self) -> dict[str, Any]:
         """See `lit_cartridges.runs.run_settings`. An attribute of another name than the argument's is told here."""
+        of_data = {} if self._data is None else self._data.run_settings()
         dtype: str = self.dtype_name
         if dtype == "auto" and (known := self.model_config.get_text_config().dtype) is not None:
             dtype = str(known).removeprefix("torch.")
-        return constructed(
+        return of_data | constructed(
             self,
             "model",
             model=model_identity(self.model_name),

@@ -1,12 +1,11 @@
 """A run's new cartridge: the init strategy looks at the run's corpus, model and teacher.
 
-Data flow: data module → `init_context` → `InitStrategy.tensors` → `Cartridge` with its provenance.
+Data flow: `Material` → `init_context` → `InitStrategy.tensors` → `Cartridge` with its provenance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import count
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,41 +13,59 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_cartridges.cartridge import Cartridge, Fingerprint, Provenance
-from lit_cartridges.data import SelfStudyDataModule
+from lit_cartridges.conversations.material import Material
+from lit_cartridges.errors import SettingError
 from lit_cartridges.init import InitContext, InitStrategy
 from lit_cartridges.models.base_weights import base_of
-from lit_cartridges.runs.steady_bar import SteadyBar
-from lit_cartridges.self_study.room import require_room
 
 # Added to the seed for conversations that an init strategy looks at: neither trained on nor validated on.
 _INIT_SEED = 2_000_003
-# Few, so that a handful of conversations still comes from several parts of the corpus.
-_CONVERSATIONS_PER_CHUNK = 4
+
+
+def require_material(init: InitStrategy, material: Material | None) -> None:
+    """
+    Raises:
+        SettingError: the strategy reads the corpus, or conversations, and there are none.
+    """
+    if material is None:
+        if init.reads_corpus:
+            raise SettingError(
+                "starts from a corpus, and none is known: call module.connect(data) with a SelfStudyDataModule, or start "
+                "by FromCartridge",
+                {"model.init": init.describe()},
+            )
+    elif material.conversations is None and init.reads_conversations:
+        raise SettingError(
+            "starts from conversations about the corpus, and data.source has none; choose data.source=SelfStudy or "
+            "Recorded, or FirstTokens",
+            {"model.init": init.describe()},
+        )
 
 
 def init_context(
-    data: SelfStudyDataModule | None,
+    material: Material | None,
     model: PreTrainedModel,
     *,
     num_tokens: int,
     seed: int,
     progress: bool = False,
 ) -> InitContext:
-    """What a strategy may look at in a run with ``data``, which is prepared, and whose teacher is bound.
+    """What a strategy may look at; without material the model alone.
 
     Raises:
-        ValueError: no such data, or more positions than the model has.
+        ValueError: more positions than the model has.
     """
-    if data is None or not hasattr(data, "renderer"):
-        raise ValueError("a cartridge starts from a corpus: give the trainer a SelfStudyDataModule")
+    if material is None:
+        return InitContext(model=model, context_ids=(), num_tokens=num_tokens, seed=seed, progress=progress)
+    made = material.conversations
     return InitContext(
         model=model,
-        context_ids=data.renderer.context_ids(data.corpus_ids),
-        corpus_ids=data.corpus_ids.tolist(),
+        context_ids=material.renderer.context_ids(material.corpus_ids),
+        corpus_ids=material.corpus_ids.tolist(),
         num_tokens=num_tokens,
         seed=seed,
-        renderer=data.renderer,
-        self_study=_self_study(data, model, seed=seed, progress=progress),
+        renderer=material.renderer,
+        self_study=made and partial(made, seed=seed + _INIT_SEED, progress=progress),
         progress=progress,
     )
 
@@ -56,7 +73,7 @@ def init_context(
 def new_cartridge(
     init: InitStrategy,
     context: InitContext,
-    data: SelfStudyDataModule,
+    material: Material | None,
     *,
     base_model: str,
     num_frozen_tokens: int,
@@ -71,14 +88,14 @@ def new_cartridge(
         ValueError: the strategy cannot start such a cartridge.
     """
     keys, values, biases = init.tensors(context)
-    provenance = _provenance(init, data, base_model=base_model, model=context.model)
+    provenance = _provenance(init, material, base_model=base_model, model=context.model)
     return Cartridge(keys, values, biases, num_frozen_tokens=num_frozen_tokens, provenance=provenance)
 
 
 def checkpoint_cartridge(
     checkpoint: Path,
     init: InitStrategy,
-    data: SelfStudyDataModule,
+    material: Material | None,
     *,
     base_model: str,
     model: PreTrainedModel,
@@ -107,46 +124,17 @@ def checkpoint_cartridge(
         tensors("values"),
         tensors("biases") if "cartridge.frozen_biases.0" in state else None,
         num_frozen_tokens=state["cartridge.frozen_keys.0"].shape[1],
-        provenance=_provenance(init, data, base_model=base_model, model=model),
+        provenance=_provenance(init, material, base_model=base_model, model=model),
     )
 
 
 def _provenance(
-    init: InitStrategy, data: SelfStudyDataModule, *, base_model: str, model: PreTrainedModel
+    init: InitStrategy, material: Material | None, *, base_model: str, model: PreTrainedModel
 ) -> Provenance:
     return Provenance(
         base_model=base_model,
         fingerprint=Fingerprint.of_config(model.config),
         base=base_of(model),
         init=init.describe(),
-        corpus_sha256=data.corpus.sha256,
+        corpus_sha256="" if material is None else material.corpus_sha256,
     )
-
-
-def _self_study(
-    data: SelfStudyDataModule, model: PreTrainedModel, *, seed: int, progress: bool
-) -> Callable[[int], list[list[int]]]:
-    """Makes conversations as the data module would, apart from its stream: they are not recorded, and take nothing
-    from what is trained on. All are about the corpus, and (seed, number) decides each."""
-
-    def conversations(wanted: int) -> list[list[int]]:
-        synthesizer = data.synthesizer(seed=seed + _INIT_SEED)
-        synthesizer.conversations_per_group = min(
-            synthesizer.conversations_per_group, _CONVERSATIONS_PER_CHUNK
-        )
-        synthesizer.off_corpus_share, synthesizer.top_k = 0.0, 0
-        require_room(synthesizer, model.config)
-        made: list[list[int]] = []
-        with SteadyBar(total=wanted, desc="conversations", disable=not progress, leave=False) as bar:
-            for group in count():
-                if len(made) >= wanted:
-                    break
-                group_ids = [
-                    data.renderer.conversation_ids(conversation.messages)[0].tolist()
-                    for conversation in synthesizer.conversations(group)
-                ]
-                made += group_ids
-                bar.update(len(group_ids))
-        return made[:wanted]
-
-    return conversations

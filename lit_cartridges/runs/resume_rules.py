@@ -50,23 +50,8 @@ class Rule:
         return self.verdict if self.when is None else self.when(then, now)
 
 
-def _self_study(then: Settings, now: Settings) -> Verdict:
-    if now.get("data.raw_corpus"):
-        return NO_EFFECT
-    # Validation conversations are made afresh, unless there are recorded ones.
-    return MAY_CHANGE if now.get("data.recorded") is not None else REFUSED
-
-
 def _off_corpus(then: Settings, now: Settings) -> Verdict:
-    return _self_study(then, now) if now.get("data.off_corpus_share") else NO_EFFECT
-
-
-def _raw_corpus(then: Settings, now: Settings) -> Verdict:
-    return REFUSED if now.get("data.raw_corpus") else NO_EFFECT
-
-
-def _conversations(then: Settings, now: Settings) -> Verdict:
-    return NO_EFFECT if now.get("data.raw_corpus") else REFUSED
+    return REFUSED if now.get("data.source.off_corpus_share") else NO_EFFECT
 
 
 def micro_batches(settings: Settings) -> int:
@@ -80,7 +65,6 @@ def _accumulation(then: Settings, now: Settings) -> Verdict:
     return MAY_CHANGE if micro_batches(then) == micro_batches(now) else REFUSED
 
 
-_STUDY = "self-study only; with `data.recorded` it may change, for validation"
 _ROUNDING = "other sums, the same to rounding"
 
 RULES: tuple[Rule, ...] = (
@@ -109,46 +93,29 @@ RULES: tuple[Rule, ...] = (
     Rule("model.loss_chunk_tokens", MAY_CHANGE, _ROUNDING),
     Rule("model.seed", REFUSED, "the init strategy drew from it"),
     Rule("data.corpus", REFUSED, "known by its text, wherever it lies"),
-    Rule("data.teacher", REFUSED, f"with its options, but for these; {_STUDY}", _self_study),
-    Rule("data.teacher.max_rows", MAY_CHANGE, "of LocalTeacher"),
-    Rule("data.teacher.base_urls", MAY_CHANGE, "of OpenAITeacher, as all of these"),
-    Rule("data.teacher.api_key_env", MAY_CHANGE),
-    Rule("data.teacher.max_requests_in_flight", MAY_CHANGE),
-    Rule("data.teacher.timeout_s", MAY_CHANGE),
-    Rule("data.teacher.max_retries", MAY_CHANGE),
-    Rule("data.teacher.backoff_s", MAY_CHANGE),
-    Rule("data.teacher.server_down_s", MAY_CHANGE),
-    Rule("data.recorded", REFUSED, "known by its files' content, wherever they lie"),
-    Rule("data.raw_corpus", REFUSED),
-    Rule("data.window_tokens", REFUSED, "with `data.raw_corpus` only", _raw_corpus),
-    Rule("data.min_chunk_tokens", REFUSED, _STUDY, _self_study),
-    Rule("data.max_chunk_tokens", REFUSED, _STUDY, _self_study),
-    Rule("data.seed_prompts", REFUSED, f"known by their wordings; {_STUDY}", _self_study),
+    Rule("data.source", REFUSED, "with its options, but for these"),
+    Rule("data.source.teacher.max_rows", MAY_CHANGE, "of LocalTeacher"),
+    Rule("data.source.teacher.base_urls", MAY_CHANGE, "of OpenAITeacher, as all of these"),
+    Rule("data.source.teacher.api_key_env", MAY_CHANGE),
+    Rule("data.source.teacher.max_requests_in_flight", MAY_CHANGE),
+    Rule("data.source.teacher.timeout_s", MAY_CHANGE),
+    Rule("data.source.teacher.max_retries", MAY_CHANGE),
+    Rule("data.source.teacher.backoff_s", MAY_CHANGE),
+    Rule("data.source.teacher.server_down_s", MAY_CHANGE),
+    Rule("data.source.path", REFUSED, "known by its files' content, wherever they lie"),
+    Rule("data.source.seed_prompts", REFUSED, "known by their wordings"),
+    Rule(
+        "data.source.off_corpus", REFUSED, "known by its text; no effect at `off_corpus_share` 0", _off_corpus
+    ),
+    Rule("data.source.recording", MAY_CHANGE, "conversations that are not found there are made again"),
     Rule("data.system_template", REFUSED),
     Rule("data.enable_thinking", REFUSED),
-    Rule("data.corpus_before_chunk", REFUSED, _STUDY, _self_study),
-    Rule("data.conversations_per_group", REFUSED, _STUDY, _self_study),
     Rule("data.groups_per_round", REFUSED),
     Rule("data.uses", REFUSED),
-    Rule("data.num_rounds", REFUSED, _STUDY, _self_study),
-    Rule("data.question_temperature", REFUSED, _STUDY, _self_study),
-    Rule("data.question_max_tokens", REFUSED, _STUDY, _self_study),
-    Rule("data.answer_temperature", REFUSED, _STUDY, _self_study),
-    Rule("data.answer_max_tokens", REFUSED, _STUDY, _self_study),
-    Rule("data.top_k", REFUSED, "not with `data.raw_corpus`", _conversations),
-    Rule("data.min_mass", REFUSED, _STUDY, _self_study),
-    Rule(
-        "data.off_corpus",
-        REFUSED,
-        f"known by its text; {_STUDY}; no effect at `off_corpus_share` 0",
-        _off_corpus,
-    ),
-    Rule("data.off_corpus_share", REFUSED, _STUDY, _self_study),
     Rule("data.tokens_per_batch", REFUSED),
     Rule("data.num_shards", REFUSED, "left out, it is the checkpoint's", inherits=True),
     Rule("data.validation", MAY_CHANGE),
     Rule("data.validation_groups", MAY_CHANGE),
-    Rule("data.recording", MAY_CHANGE, "conversations that are not found there are made again"),
     Rule("data.seed", REFUSED),
     Rule("trainer.accelerator", MAY_CHANGE, _ROUNDING),
     Rule("trainer.strategy", MAY_CHANGE, f"with its options; {_ROUNDING}"),

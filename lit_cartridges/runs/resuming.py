@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
 from lit_cartridges.errors import CartridgesError
+from lit_cartridges.runs.moved_settings import renamed
 from lit_cartridges.runs.resume_rules import MAY_CHANGE, NO_EFFECT, REFUSED, rule_of
 from lit_cartridges.runs.run_settings import identity, run_settings
 
@@ -40,7 +41,7 @@ class Resumption:
 
     def begin(self, trainer: Any) -> None:
         """Look at the settings once, when a training begins: a file may be gone when the first checkpoint is saved."""
-        self._settings = run_settings(trainer, self._module, getattr(trainer, "datamodule", None))
+        self._settings = run_settings(trainer, self._module)
 
     def settings(self, trainer: Any) -> dict[str, Any]:
         """For a checkpoint: those of the training that began, or of the moment where none has."""
@@ -48,11 +49,8 @@ class Resumption:
             self.begin(trainer)
         return self._settings
 
-    def accept(self, checkpoint: Mapping[str, Any], trainer: Any, data: Any = None) -> None:
+    def accept(self, checkpoint: Mapping[str, Any], trainer: Any) -> None:
         """Let this run go on from a checkpoint, and say so once.
-
-        Args:
-            data: the data module, where the trainer does not know it yet.
 
         Raises:
             ResumeError: see `accept`.
@@ -60,7 +58,7 @@ class Resumption:
         then = settings_then(checkpoint)
         # None: the command line asks before anything begins.
         training = trainer.state.fn in (None, TrainerFn.FITTING)
-        now = run_settings(trainer, self._module, data or getattr(trainer, "datamodule", None))
+        now = run_settings(trainer, self._module)
         if not training or (then, now) != self._accepted:
             accept(checkpoint, now, training=training, tells=trainer.is_global_zero)
         self._accepted = (then, now) if training else None
@@ -112,7 +110,7 @@ def accept(checkpoint: Mapping[str, Any], now: Mapping[str, Any], *, training: b
 def settings_then(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a checkpoint was made with; of one of version 0.1 those that its other parts tell."""
     if isinstance(kept := checkpoint.get(KEY), dict):
-        return dict(kept)
+        return renamed(kept)
     known = dict(checkpoint.get("cartridge", {}))
     if not known:
         return {}
@@ -177,5 +175,9 @@ def _refusal(names: list[str], then: Mapping[str, Any], now: Mapping[str, Any]) 
     return (
         f"the checkpoint was made with {changes}; what must not change in the middle of a run is listed in docs/resume.md. "
         "Give the settings that it was made with, or start anew: another trainer.default_root_dir, or --resume never"
-        + (" and another data.recording, since that holds the conversations of then" if recorded else "")
+        + (
+            " and another data.source.recording, since that holds the conversations of then"
+            if recorded
+            else ""
+        )
     )

@@ -32,12 +32,31 @@ def require_whole_epochs(
             )
 
 
+def require_end(trainer: Any) -> None:
+    """
+    Raises:
+        SettingError: the stream has no end, and nothing else ends the run.
+    """
+    if trainer.max_steps < 0 and _endless(trainer):
+        raise SettingError(
+            "the stream has no end, so a run needs one; set the number of optimizer steps",
+            {"trainer.max_steps": trainer.max_steps},
+        )
+
+
 def optimizer_steps(trainer: Any) -> int:
-    """Of the whole run on an endless stream; Lightning's own estimate would begin the stream before a checkpoint is loaded."""
+    """Of the whole run; on an endless stream Lightning's own estimate would begin it before a checkpoint is loaded."""
+    if not _endless(trainer):
+        return int(trainer.estimated_stepping_batches)
     limit, epochs = trainer.limit_train_batches, trainer.max_epochs or -1
     if isinstance(limit, int) and epochs > 0:
         return min(int(trainer.max_steps), epochs * math.ceil(limit / trainer.accumulate_grad_batches))
     return int(trainer.max_steps)
+
+
+def _endless(trainer: Any) -> bool:
+    """Whether its data module declares that its loader never ends."""
+    return bool(getattr(getattr(trainer, "datamodule", None), "endless", False))
 
 
 def learning_rate_share(step: int, steps: int, warmup: int, final: float) -> float:

@@ -1,8 +1,8 @@
 """What a run is made with, by the names of the command line, as plain values that a checkpoint can hold.
 
 Values are resolved, so that only what means something else differs: a corpus is its text's digest, a model's folder that of
-its files, an object its class and its options. Whatever has a method ``run_settings`` tells its own: the module, the data
-module, the callbacks; of the trainer it is read here.
+its files, an object its class and its options. Whatever has a method ``run_settings`` tells its own: the module with its
+data, the callbacks; of the trainer it is read here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SAMPLED_BYTES, _SAMPLES = 1 << 16, 5
 _DEPTH = 8  # objects inside objects; deeper ones are told by their class
 
 
-def run_settings(trainer: Any, module: Any, data: Any) -> dict[str, Any]:
+def run_settings(trainer: Any, module: Any) -> dict[str, Any]:
     """All that is known of a run, dotted name -> plain value; what is told later holds.
 
     The command line's callback comes first: it knows all settings, as they were typed.
@@ -50,11 +50,10 @@ def run_settings(trainer: Any, module: Any, data: Any) -> dict[str, Any]:
     for teller in tellers:
         known |= teller.run_settings()
     known |= _of_trainer(trainer)
-    for teller in (module, data):
-        if hasattr(teller, "run_settings"):
-            known |= teller.run_settings()
+    if hasattr(module, "run_settings"):
+        known |= module.run_settings()
     root = Path(trainer.default_root_dir)
-    for name, usual in (("checkpoint.folder", root), ("data.recording", root / "recording")):
+    for name, usual in (("checkpoint.folder", root), ("data.source.recording", root / "recording")):
         if known.get(name) is not None and os.path.abspath(known[name]) == os.path.abspath(usual):
             known[name] = None  # so that a run's folder may be moved
     return {name: value for name, value in known.items() if rule_of(name).recorded}
@@ -93,7 +92,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         name, value = f"{prefix}.{key}" if prefix else str(key), plain(value)
         if isinstance(value, dict) and "class_path" in value:
-            found[name] = _class_name(value["class_path"])
+            found[name] = class_name(value["class_path"])
             found |= flat({**value.get("init_args", {}), **value.get("dict_kwargs", {})}, name)
         else:
             found[name] = value
@@ -159,6 +158,11 @@ def model_identity(name: str | None) -> dict[str, str] | None:
             else:
                 digest.update(file.read())
     return identity(digest.hexdigest(), name)
+
+
+def text_identity(corpus: Any) -> dict[str, str] | None:
+    """A corpus by its text."""
+    return None if corpus is None else identity(corpus.sha256, str(corpus.path))
 
 
 def files_identity(paths: Sequence[Path], shown: str) -> dict[str, str]:
@@ -227,6 +231,6 @@ def _parameters(kind: type) -> list[str]:
     return list(names)
 
 
-def _class_name(path: str) -> str:
+def class_name(path: str) -> str:
     """Of this package the bare name, since classes move between its files."""
     return path.rpartition(".")[2] if path.startswith("lit_cartridges.") else path

@@ -5,7 +5,7 @@ the top-k log-probabilities are taken from the logits while the answer is decode
 
 With a cascade, what is in front of a prompt may be longer than the model's context: it is streamed through a cache of fixed
 size, and what that holds at the end is read as any prefill is. So are chunks that are too long, and so is the whole corpus
-where it stands in front of every chunk (`data.corpus_before_chunk`): then the positions are
+where it stands in front of every chunk (`data.source.corpus_before_chunk`): then the positions are
 
     opening and corpus, as the cascade keeps them | the chunk, in full | a prompt and its reply
 """
@@ -45,7 +45,7 @@ class LocalTeacher(Teacher):
 
     Args:
         max_rows: prompts decoded at once; more are done in turns.
-        cascade: the cache through which the corpus is read in front of every chunk (`data.corpus_before_chunk`), once for all
+        cascade: the cache through which the corpus is read in front of every chunk (`corpus_before_chunk`), once for all
             chunks; otherwise a chunk that exceeds the model's context together with the longest prompt and reply. None reads
             everything in full, and refuses what does not fit. A deviation from arXiv 2406.17808: what is read behind what was
             kept displaces none of it.

@@ -12,6 +12,7 @@ from lit_cartridges import Cartridge
 from lit_cartridges.callbacks import CartridgeCheckpoint
 from tests.tiny_run import (
     Curve,
+    from_recording,
     new_data,
     new_module,
     new_trainer,
@@ -102,7 +103,7 @@ def test_an_error_keeps_the_last_good_checkpoint(tmp_path, model_folder, corpus)
 
 def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, model_folder, corpus):
     recorded = save_recording(tmp_path / "recorded.parquet", corpus=corpus)
-    module, data = new_module(model_folder), new_data(corpus, recorded=recorded)
+    module, data = new_module(model_folder), from_recording(corpus, recorded)
 
     def poison():
         with torch.no_grad():
@@ -123,7 +124,7 @@ def test_a_non_finite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_
 def test_a_cartridge_that_a_step_has_spoilt_is_not_saved(tmp_path, model_folder, corpus):
     """The loss of a step says nothing of what the step made, and no loss comes after the last one."""
     recorded = save_recording(tmp_path / "recorded.parquet", corpus=corpus)
-    module, data = new_module(model_folder), new_data(corpus, recorded=recorded)
+    module, data = new_module(model_folder), from_recording(corpus, recorded)
 
     def spoil():
         with torch.no_grad():

@@ -14,7 +14,12 @@ from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.system import of_cartridge
 from tests.evals.words import WordTask
 from tests.tiny_models import tiny_model
-from tests.tiny_run import new_data, new_module, new_trainer, save_recording
+from tests.tiny_run import (
+    from_recording,
+    new_module,
+    new_trainer,
+    save_recording,
+)
 
 TASK, THEIR_TASK, JOINT_TASK = (WordTask(num_questions=n) for n in (4, 6, 3))
 
@@ -28,7 +33,7 @@ def save_other(folder, *, num_tokens: int = 6, architecture: str = "llama", base
 
 def fit(folder, model, corpus, callback, **options):
     recorded = save_recording(folder / "recorded.parquet", corpus=corpus)
-    module, data = new_module(model), new_data(corpus, recorded=recorded)
+    module, data = new_module(model), from_recording(corpus, recorded)
     trainer = new_trainer(folder, callback, **({"max_steps": 3} | options))
     trainer.fit(module, data)
     return trainer, module
@@ -70,7 +75,7 @@ def test_each_corpus_is_asked_about_alone_and_composed(tmp_path, model_folder, c
     }
     for at, (cartridge, task) in expected.items():
         system = of_cartridge(at, cartridge, module.student)
-        again = evaluate(module.student, trainer.datamodule.renderer, system, task, max_new_tokens=3)
+        again = evaluate(module.student, module.material.renderer, system, task, max_new_tokens=3)
         assert callback.results[at].replies == again.replies, at
     assert callback.results["own/composed"].num_kv_tokens == 8 + 6 - 1, "one sink is kept"
     last, name = callback.history[-1], "answer_log_likelihood"
@@ -105,7 +110,7 @@ def test_what_cannot_work_fails_before_the_model_is_loaded(
 ):
     path = save_other(tmp_path / "theirs", **other) if other is not None else str(tmp_path / "missing")
     recorded = save_recording(tmp_path / "recorded.parquet", corpus=corpus)
-    module, data = new_module(model_folder), new_data(corpus, recorded=recorded)
+    module, data = new_module(model_folder), from_recording(corpus, recorded)
     callback = CompositionTest(
         **({"task": TASK, "others": [OtherCartridge(path=path, task=THEIR_TASK)]} | options)
     )

@@ -17,6 +17,7 @@ from lit_cartridges.evals.system import of_cartridge
 from tests.evals.words import Answered, WordTask
 from tests.tiny_run import (
     SaveAt,
+    from_recording,
     new_data,
     new_module,
     new_trainer,
@@ -48,7 +49,7 @@ def callback_of(**options) -> LongContextEval:
 def fit(folder, model, corpus, *callbacks, ckpt_path=None, recorded=None, **options):
     """Trains on a recording by default, which is quicker than asking the model."""
     recorded = recorded or save_recording(folder / "recorded.parquet", corpus=corpus)
-    module, data = new_module(model), new_data(corpus, recorded=recorded)
+    module, data = new_module(model), from_recording(corpus, recorded)
     trainer = new_trainer(folder, *callbacks, **({"max_steps": 5} | options))
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
     return trainer, module
@@ -102,7 +103,7 @@ def test_the_last_measurement_is_of_the_cartridge_as_it_stands(tmp_path, model_f
     callback = callback_of()
     trainer, module = fit(tmp_path, model_folder, corpus, callback)
     system = of_cartridge("x", module.cartridge, module.student)
-    again = evaluate(module.student, trainer.datamodule.renderer, system, callback.task, max_new_tokens=4)
+    again = evaluate(module.student, module.material.renderer, system, callback.task, max_new_tokens=4)
     assert callback.results["cartridge"].replies == again.replies
     assert callback.history[-1]["eval/cartridge/answer_log_likelihood"] == again.answer_log_likelihood
 
@@ -176,7 +177,7 @@ def test_a_resumed_run_goes_on_with_the_history(tmp_path, model_folder, corpus, 
 )
 def test_what_cannot_work_fails_before_the_model_is_loaded(tmp_path, model_folder, corpus, options, message):
     recorded = save_recording(tmp_path / "recorded.parquet", corpus=corpus)
-    module, data = new_module(model_folder), new_data(corpus, recorded=recorded)
+    module, data = new_module(model_folder), from_recording(corpus, recorded)
     with pytest.raises(ValueError, match=message):
         new_trainer(tmp_path, callback_of(**options), max_steps=1).fit(module, data)
     assert module.student is None
@@ -186,7 +187,7 @@ def test_a_cascade_that_the_model_has_no_positions_for_fails_before_it_is_loaded
     tmp_path, model_folder, corpus
 ):
     recorded = save_recording(tmp_path / "recorded.parquet", corpus=corpus)
-    module, data = new_module(model_folder), new_data(corpus, recorded=recorded)
+    module, data = new_module(model_folder), from_recording(corpus, recorded)
     callback = callback_of(systems=["cascade"], cascade=CascadeOptions(total_tokens=500, stride_tokens=64))
     with pytest.raises(ValueError, match="max_position_embeddings=512; their sum must be at most 512"):
         new_trainer(tmp_path, callback, max_steps=1).fit(module, data)

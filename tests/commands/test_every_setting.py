@@ -25,16 +25,16 @@ _ANY_TEXT = f"{_ANY_WORDS}|an empty list|a list too long|a mapping"
 # Options (a pattern for the whole of one) and kinds of values that are right for them.
 RIGHT = {
     # Names of folders and texts of any kind.
-    r"--(trainer\.default_root_dir|data\.recording|checkpoint\.folder|folder)": _ANY_TEXT.replace(
+    r"--(trainer\.default_root_dir|data\.source\.recording|checkpoint\.folder|folder)": _ANY_TEXT.replace(
         "|not writable", ""
     ),
     r"compose --output": _ANY_TEXT.replace("|not writable", ""),
     r"--trainer\.model_registry|--checkpoint\.monitor": _ANY_TEXT,
     # Of a class below an option, where a list is no text.
-    r"--(model\.init\.(map|reduce)_prompt|data\.teacher\.(model|api_key_env)|task\.choices_field)": _ANY_WORDS,
+    r"--(model\.init\.(map|reduce)_prompt|data\.source\.teacher\.(model|api_key_env)|task\.choices_field)": _ANY_WORDS,
     r"--trainer\.callbacks\.name": _ANY_WORDS,
     r"--out|demo --json": "a missing file",
-    r"--data\.(off_)?corpus|evaluate --corpus": "a folder",
+    r"--data\.(source\.off_)?corpus|evaluate --corpus": "a folder",
     r"--(model\.)?(token|revision)": _ANY_TEXT,
     # Lists that may be empty.
     r"--(trainer\.(logger|callbacks|plugins)|cartridges)": "an empty list",
@@ -42,13 +42,13 @@ RIGHT = {
     r"--seed_everything|--(model|data|task)\.(question_)?seed|--task\.index|demo --seed": "zero",
     r"--trainer\.(fast_dev_run|min_epochs|min_steps|overfit_batches|num_sanity_val_steps|log_every_n_steps)": "zero",
     r"--trainer\.reload_dataloaders_every_n_epochs|--model\.(num_frozen_tokens|warmup_steps)": "zero",
-    r"--(cascade|model\.init|data\.teacher\.cascade|trainer\.callbacks\.cascade)\.sink_tokens": "zero",
-    r"--data\.teacher\.max_retries|--data\.off_corpus_share": "zero",
+    r"--(cascade|model\.init|data\.source\.teacher\.cascade|trainer\.callbacks\.cascade)\.sink_tokens": "zero",
+    r"--data\.source\.teacher\.max_retries|--data\.source\.off_corpus_share": "zero",
     r"--trainer\.(limit_(val|test|predict)_batches|gradient_clip_val)|--model\.final_lr_share": "zero|a fraction",
-    r"--(data\.(question|answer)_)?temperature|--data\.teacher\.(backoff|server_down)_s": "zero|a fraction",
+    r"--(data\.source\.(question|answer)_)?temperature|--data\.source\.teacher\.(backoff|server_down)_s": "zero|a fraction",
     r"--temperature": "zero|a fraction",
     r"--(cascade|model\.init)\.ema_factor": "a fraction",
-    r"--model\.(learning_rate|init\.(std|ridge))|--data\.(min_mass|teacher\.timeout_s)": "a fraction",
+    r"--model\.(learning_rate|init\.(std|ridge))|--data\.source\.(min_mass|teacher\.timeout_s)": "a fraction",
     r"demo --share|compare-inits --compressions": "a fraction",
 }
 

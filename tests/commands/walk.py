@@ -23,7 +23,7 @@ from lit_cartridges.cli import main
 from lit_cartridges.command_line.parsers import CommandParser
 from lit_cartridges.commands import TRAINER_COMMANDS, load_command
 from lit_cartridges.pocket.world import World
-from tests.tiny_run import save_corpus, save_model
+from tests.tiny_run import save_corpus, save_model, save_recording
 
 # What a command ends with that has found nothing wrong, and of a file of weights that is none, what reading it says.
 _REACHED = {"demo": "that the pocket language does not know", "compare-inits": "--options.Nope.std"}
@@ -52,6 +52,7 @@ class Place:
         patients = {"patient_01": {**patient, "questions": [question]}}
         (folder / "patients.json").write_text(json.dumps(patients))
         (folder / "pocket.txt").write_text(World(1).corpus(100).text)
+        save_recording(folder / "recorded.parquet")
         tensors = [[torch.zeros(2, 8, 8)] * 2 for _ in range(2)]
         known = Provenance(base_model=str(folder / "model"))
         Cartridge(*tensors, num_frozen_tokens=1, provenance=known).save_pretrained(folder / "cartridge")
@@ -63,10 +64,10 @@ class Place:
             "--model.model": f"{self.folder / 'model'}",
             "--model.num_tokens": "8",
             "--data.corpus": f"{self.folder / 'corpus.txt'}",
-            "--data.min_chunk_tokens": "20",
-            "--data.max_chunk_tokens": "40",
-            "--data.question_max_tokens": "8",
-            "--data.answer_max_tokens": "8",
+            "--data.source.min_chunk_tokens": "20",
+            "--data.source.max_chunk_tokens": "40",
+            "--data.source.question_max_tokens": "8",
+            "--data.source.answer_max_tokens": "8",
             "--trainer.default_root_dir": f"{self.folder / 'run'}",
             "--trainer.accelerator": "cpu",
             "--trainer.max_steps": "1",
@@ -177,6 +178,7 @@ def option_names(command: str, place: Place) -> list[str]:
 def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, str]]]:
     """``(flag, options beside it)`` of every option of every class that the command's options may name."""
     from lit_cartridges.callbacks import CompositionTest, LongContextEval
+    from lit_cartridges.data import RawCorpus, Recorded
     from lit_cartridges.evals import LongHealth, QuestionFile
     from lit_cartridges.init import INITS
     from lit_cartridges.pocket.passkey import PocketPasskey
@@ -187,7 +189,8 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
     classes: dict[str, list[tuple[str, list[type]]]] = {
         "fit": [
             ("--model.init", list(INITS.values())),
-            ("--data.teacher", [LocalTeacher, OpenAITeacher]),
+            ("--data.source", [RawCorpus, Recorded]),
+            ("--data.source.teacher", [LocalTeacher, OpenAITeacher]),
             ("--trainer.callbacks", [LongContextEval, CompositionTest]),
         ],
         "evaluate": [("--task", [QuestionFile, LongHealth, PocketQuestions, TextQuestions])],
@@ -195,6 +198,7 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
     }
     needed = {
         "OpenAITeacher": {"base_urls": "http://localhost:1/v1", "model": "m"},
+        "Recorded": {"path": f"{place.folder / 'recorded.parquet'}"},
         "PocketQuestions": {"seed": "1", "num_tokens": "200"},
         "QuestionFile": {"path": f"{place.folder / 'questions.jsonl'}"},
         "LongHealth": {"path": f"{place.folder / 'patients.json'}"},
@@ -211,6 +215,8 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
     for flag, known in classes.get(command, []):
         for one in known:
             beside = {flag: f"{one.__module__}.{one.__qualname__}"}
+            if one is RawCorpus:
+                beside["--model.objective"] = "NextToken"
             beside |= {f"{flag}.{name}": value for name, value in needed.get(one.__name__, {}).items()}
             for name in inspect.signature(one).parameters:
                 yield f"{flag}.{name}", beside

@@ -43,13 +43,16 @@ data:
   corpus:
     class_path: lit_cartridges.pocket.corpus.WorldCorpus
     init_args: {seed: 5, num_tokens: 240}
-  seed_prompts: lit_cartridges.pocket.SEED_PROMPTS
-  min_chunk_tokens: 40
-  max_chunk_tokens: 60
-  conversations_per_group: 4
+  source:
+    class_path: SelfStudy
+    init_args:
+      seed_prompts: lit_cartridges.pocket.SEED_PROMPTS
+      min_chunk_tokens: 40
+      max_chunk_tokens: 60
+      conversations_per_group: 4
+      question_max_tokens: 8
+      answer_max_tokens: 8
   groups_per_round: 2
-  question_max_tokens: 8
-  answer_max_tokens: 8
   tokens_per_batch: 128
 """
 
@@ -224,7 +227,7 @@ def test_from_cartridge_starts_from_cartridges_of_another_text(tmp_path, recipe)
         assert "--trainer.callbacks=[]" in arguments  # its questions would be about the corpus
         own = [run for run in runs if f"--model.init.path={source.folder}/cartridge" in run.arguments()]
         assert [(run.strategy, run.num_tokens) for run in own] == [("FromCartridge", source.num_tokens)] * 3
-        recording = next(a for a in arguments if a.startswith("--data.recording"))
+        recording = next(a for a in arguments if a.startswith("--data.source.recording"))
         assert not any(recording in run.arguments() for run in runs)
     texts = [run for run in runs if f"--model.init.path={tmp_path / 'c/other_text.txt'}" in run.arguments()]
     assert {run.strategy for run in texts} == {"Text"} and len(texts) == 6

@@ -7,13 +7,15 @@ import torch
 from jsonargparse import ArgumentParser
 
 from lit_cartridges.corpora.open_corpus import CorpusError
-from lit_cartridges.data import SelfStudyDataModule
+from lit_cartridges.data import RawCorpus, Recorded, SelfStudyDataModule
+from lit_cartridges.data.example_source import teacher_context_ids
 from lit_cartridges.data.stream import StreamState
 from lit_cartridges.errors import SettingError
 from lit_cartridges.losses import FullDistillation, NextToken, TopKDistillation
 from tests.tiny_run import (
     FIRST_WORD,
     conversation,
+    from_recording,
     new_data,
     new_module,
     new_trainer,
@@ -27,18 +29,14 @@ def set_up(folder, model, data, *, objective=None, **trainer):
     module = new_module(model, objective=objective or TopKDistillation())
     module.trainer = data.trainer = new_trainer(folder, **({"max_steps": 1} | trainer))
     data.trainer.strategy.connect(module)
-    module.setup("fit")
     data.setup("fit")
+    module.setup("fit")
     return data
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (
-            {"recorded": ".", "raw_corpus": True},
-            "recorded='.', raw_corpus=True: they exclude each other",
-        ),
         ({"min_chunk_tokens": 50}, "min_chunk_tokens=50, max_chunk_tokens=40"),
         ({"question_temperature": -1.0}, "question_temperature=-1.0 must be at least 0"),
         ({"answer_max_tokens": 0}, "answer_max_tokens=0 must be at least 1"),
@@ -47,6 +45,24 @@ def set_up(folder, model, data, *, objective=None, **trainer):
 def test_bad_settings_are_named_at_once(corpus, options, message):
     with pytest.raises(ValueError, match=message):
         new_data(corpus, **options)
+
+
+@pytest.mark.parametrize(
+    ("old", "mend"),
+    [
+        ({"recorded": "r.parquet"}, "data.source.path now, of data.source=Recorded"),
+        ({"raw_corpus": True}, "data.source now, give data.source=RawCorpus"),
+        ({"max_chunk_tokens": 40}, "data.source.max_chunk_tokens now, of data.source=SelfStudy"),
+    ],
+)
+def test_a_setting_that_has_moved_is_refused_with_its_new_name(corpus, old, mend):
+    with pytest.raises(SettingError, match=f"data.{next(iter(old))}=.*: this setting is {mend}"):
+        SelfStudyDataModule(corpus=corpus, **old)
+
+
+def test_a_missing_recording_is_named_at_once():
+    with pytest.raises(SettingError, match="path='nowhere.parquet'"):
+        Recorded(path="nowhere.parquet")
 
 
 def test_a_missing_corpus_is_named_at_once(tmp_path):
@@ -59,11 +75,11 @@ def test_a_missing_corpus_is_named_at_once(tmp_path):
     [
         ({"top_k": 98}, None, r"top_k=98 must lie in 0..97"),
         (
-            {"raw_corpus": True},
+            {"source": RawCorpus()},
             None,
-            "objective TopKDistillation needs .* which raw_corpus=true does not give; .*NextToken",
+            "objective TopKDistillation needs .* which source=RawCorpus does not give; .*NextToken",
         ),
-        ({"top_k": 0}, None, "objective TopKDistillation needs .* which top_k=0 does not give"),
+        ({"top_k": 0}, None, "objective TopKDistillation needs .* which source.top_k=0 does not give"),
         (
             {"min_chunk_tokens": 200, "max_chunk_tokens": 600, "long": True},
             None,
@@ -77,9 +93,8 @@ def test_a_missing_corpus_is_named_at_once(tmp_path):
         ({"min_mass": 0.0}, None, "min_mass=0.0 must be above 0"),
         ({"system_template": "no place"}, None, "system_template='no place' must hold"),
         ({"seed_prompts": "unheard"}, None, "seed_prompts='unheard' is not registered"),
-        ({"recorded": "nowhere.parquet"}, None, "nowhere.parquet"),
     ],
-    ids=str,
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
 def test_settings_are_judged_before_a_model_is_loaded(
     tmp_path, model_folder, corpus, monkeypatch, options, objective, message
@@ -105,7 +120,7 @@ def test_shards_must_be_a_multiple_of_the_processes(tmp_path, model_folder, corp
     data = set_up(
         tmp_path,
         model_folder,
-        new_data(corpus, num_shards=3, recorded=save_recording(tmp_path / "r.parquet")),
+        from_recording(corpus, save_recording(tmp_path / "r.parquet"), num_shards=3),
     )
     monkey = type(
         "Two", (), {"world_size": 2, "global_rank": 0, "accumulate_grad_batches": 1, "strategy": None}
@@ -118,7 +133,7 @@ def test_shards_must_be_a_multiple_of_the_processes(tmp_path, model_folder, corp
 
 
 def test_a_recording_is_trained_on_without_a_teacher(tmp_path, model_folder, corpus):
-    data = set_up(tmp_path, model_folder, new_data(corpus, recorded=save_recording(tmp_path / "r.parquet")))
+    data = set_up(tmp_path, model_folder, from_recording(corpus, save_recording(tmp_path / "r.parquet")))
     batch = next(iter(data.train_dataloader()))
     answers = {tuple(conversation(i).answers[0].token_ids.tolist()) for i in range(16)}
     for row in range(len(batch.lengths)):
@@ -130,17 +145,17 @@ def test_a_recording_of_another_tokenizer_is_refused(tmp_path, model_folder, cor
     with monkeypatch.context() as patch:
         patch.setattr("tests.tiny_run.tokenizer_fingerprint", lambda _: "0" * 64)
         recorded = save_recording(tmp_path / "r.parquet")
-    with pytest.raises(ValueError, match="recorded=.*made with another tokenizer"):
-        set_up(tmp_path, model_folder, new_data(corpus, recorded=recorded))
+    with pytest.raises(ValueError, match="source.path=.*made with another tokenizer"):
+        set_up(tmp_path, model_folder, from_recording(corpus, recorded))
 
 
 def test_a_recording_without_log_probabilities_is_refused_for_an_objective_that_needs_them(
     tmp_path, model_folder, corpus
 ):
     recorded = save_recording(tmp_path / "r.parquet", top_logprobs=False)
-    data = set_up(tmp_path, model_folder, new_data(corpus, recorded=recorded), objective=NextToken())
+    data = set_up(tmp_path, model_folder, from_recording(corpus, recorded), objective=NextToken())
     assert next(iter(data.train_dataloader())).targets.top_ids is None
-    data = set_up(tmp_path, model_folder, new_data(corpus, recorded=recorded))
+    data = set_up(tmp_path, model_folder, from_recording(corpus, recorded))
     with pytest.raises(
         ValueError, match="has an answer without the teacher's log-probabilities, which the objective needs"
     ):
@@ -149,36 +164,41 @@ def test_a_recording_without_log_probabilities_is_refused_for_an_objective_that_
 
 def test_raw_corpus_gives_windows_of_the_corpus(tmp_path, model_folder, corpus):
     data = set_up(
-        tmp_path, model_folder, new_data(corpus, raw_corpus=True, window_tokens=10), objective=NextToken()
+        tmp_path, model_folder, new_data(corpus, source=RawCorpus(window_tokens=10)), objective=NextToken()
     )
     batch = next(iter(data.train_dataloader()))
     assert set(batch.lengths) == {9}
     assert set(batch.labels) == {"corpus"}
-    text = " ".join(map(str, data.corpus_ids.tolist()))
+    text = " ".join(map(str, data.material.corpus_ids.tolist()))
     for piece in batch.input_ids[0].split(batch.lengths):
         assert " ".join(map(str, piece.tolist())) in text
 
 
 def test_the_context_of_a_recorded_conversation_is_its_chunk(tmp_path, model_folder, corpus):
     recorded = save_recording(tmp_path / "r.parquet", corpus=corpus)
-    data = set_up(tmp_path, model_folder, new_data(corpus, recorded=recorded), objective=FullDistillation())
+    data = set_up(tmp_path, model_folder, from_recording(corpus, recorded), objective=FullDistillation())
+    material = data.material
     for index in range(4):
         made = conversation(index, corpus=corpus)
         start = made.metadata["chunk_start_token"]
-        assert data._context_ids(made) == data.renderer.context_ids(data.corpus_ids[start : start + 30])
+        assert teacher_context_ids(material, made) == material.renderer.context_ids(
+            material.corpus_ids[start : start + 30]
+        )
     foreign = conversation(0)
-    assert data._context_ids(foreign) == data.renderer.context_ids([FIRST_WORD])  # its system prompt: "w0"
+    assert teacher_context_ids(material, foreign) == material.renderer.context_ids(
+        [FIRST_WORD]
+    )  # its system prompt: "w0"
 
 
 def test_the_state_is_the_place_of_the_last_batch_used(tmp_path, model_folder, corpus):
     recorded = save_recording(tmp_path / "r.parquet")
-    data = set_up(tmp_path, model_folder, new_data(corpus, recorded=recorded))
+    data = set_up(tmp_path, model_folder, from_recording(corpus, recorded))
     batches = iter(data.train_dataloader())
     first, second, third = (next(batches) for _ in range(3))
-    data.batch_used(first)
-    data.batch_used(second)
+    first.used()
+    second.used()
     state = data.state_dict()
-    again = set_up(tmp_path, model_folder, new_data(corpus, recorded=recorded))
+    again = set_up(tmp_path, model_folder, from_recording(corpus, recorded))
     again.load_state_dict(state)
     assert again.stream_state == second.stream_state != StreamState({})
     assert torch.equal(next(iter(again.train_dataloader())).input_ids, third.input_ids)
@@ -190,17 +210,17 @@ def test_the_state_is_the_place_of_the_last_batch_used(tmp_path, model_folder, c
         (
             30,
             {},
-            "data.min_chunk_tokens=20, data.max_chunk_tokens=40: the corpus has only 30 tokens, so 48% of the chunks are "
-            "all of it; give at most 30",
+            "data.source.min_chunk_tokens=20, data.source.max_chunk_tokens=40: the corpus has only 30 tokens, so 48% of "
+            "the chunks are all of it; give at most 30",
         ),
         (19, {}, "the corpus has only 19 tokens, so 100% of the chunks are all of it"),
         (
             30,
-            {"raw_corpus": True, "window_tokens": 31},
-            "data.window_tokens=31: the corpus has only 30 tokens",
+            {"source": RawCorpus(window_tokens=31)},
+            "data.source.window_tokens=31: the corpus has only 30 tokens",
         ),
         (8, {}, "model.num_tokens=8: the cartridge is no shorter than its corpus of 8 tokens"),
-        (40, {"raw_corpus": True, "window_tokens": 40}, ""),
+        (40, {"source": RawCorpus(window_tokens=40)}, ""),
         (40, {}, ""),
     ],
 )
@@ -216,8 +236,8 @@ def test_settings_that_a_short_corpus_makes_pointless_are_told_once(
     assert bool(warnings) == bool(told)
 
 
-@pytest.mark.parametrize("name", ["corpus", "off_corpus"])
-def test_a_corpus_is_a_path_below_home_too_or_a_reader_with_its_settings(tmp_path, monkeypatch, name):
+@pytest.mark.parametrize("name", ["corpus", "source.off_corpus"])
+def test_a_corpus_is_a_path_below_home_too_or_a_reader_with_its_settings(tmp_path, monkeypatch, capsys, name):
     (tmp_path / "a.json").write_text('[{"body": "x"}]')
     (tmp_path / "a.txt").write_text("y")
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -225,10 +245,16 @@ def test_a_corpus_is_a_path_below_home_too_or_a_reader_with_its_settings(tmp_pat
     parser.add_class_arguments(SelfStudyDataModule, "data")
 
     def text_of(*options: str) -> str:
-        given = ["--data.corpus=~/a.txt", *(f"--data.{name}{option}" for option in options)]
-        return getattr(parser.instantiate(parser.parse_args(given)).data, name).text
+        given = [
+            "--data.corpus=~/a.txt",
+            "--data.source=SelfStudy",
+            *(f"--data.{name}{option}" for option in options),
+        ]
+        made = parser.instantiate(parser.parse_args(given)).data
+        return (made.corpus if name == "corpus" else made.source.off_corpus).text
 
     assert text_of("=~/a.txt") == "y"
     assert text_of("=JsonCorpus", ".path=~/a.json", ".field=body") == "x"
-    with pytest.raises(SettingError, match=f"{name}='~/none.txt': there is no such file or folder"):
+    where = f"{name.rpartition('.')[2]}='~/none.txt'"
+    with pytest.raises(ValueError, match=f"{where}: there is no such file or folder"):
         text_of("=~/none.txt")

@@ -9,6 +9,7 @@ import signal
 import sys
 from contextlib import nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from lit_cartridges.losses import FullDistillation, TopKDistillation
 from lit_cartridges.models import load_model
 from tests.distributed.peak_memory import PeakMemory
 from tests.evals.words import WordTask
-from tests.tiny_run import SaveAt, new_data, new_module, new_trainer
+from tests.tiny_run import SaveAt, from_recording, new_data, new_module, new_trainer
 
 SHARDS = 2
 
@@ -109,7 +110,10 @@ def run(job: dict[str, Any], folder: Path, world_size: int) -> dict[str, Any]:
         dtype=job.get("dtype", "float32"),
         init=init_of(*job["init"]) if "init" in job else None,
     )
-    data = new_data(job["corpus"], num_shards=job.get("num_shards", SHARDS), **job.get("data", {}))
+    options = {"num_shards": job.get("num_shards", SHARDS), **job.get("data", {})}
+    recorded = options.pop("recorded", None)
+    new = new_data if recorded is None else partial(from_recording, path=recorded)
+    data = new(job["corpus"], **options)
     trainer = new_trainer(
         folder,
         *callbacks,

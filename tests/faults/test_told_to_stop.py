@@ -15,7 +15,15 @@ from lit_cartridges.cartridge_cli import CartridgeCLI
 from tests.faults.figures import Figures
 from tests.faults.run_files import check_readable, check_same_end
 from tests.faults.test_killed_from_outside import begun
-from tests.tiny_run import Curve, new_data, new_module, new_trainer, save_corpus, save_model, save_recording
+from tests.tiny_run import (
+    Curve,
+    from_recording,
+    new_module,
+    new_trainer,
+    save_corpus,
+    save_model,
+    save_recording,
+)
 
 
 class Tell(Curve):
@@ -37,7 +45,7 @@ def test_the_step_is_finished_and_saved(number, tmp_path):
     checkpoint = CartridgeCheckpoint(every_n_steps=100)
     recorded = save_recording(tmp_path / "recorded.parquet", corpus=corpus)
     trainer = new_trainer(tmp_path, Tell(number), checkpoint, enable_checkpointing=True, max_steps=8)
-    trainer.fit(new_module(model), new_data(corpus, recorded=recorded))
+    trainer.fit(new_module(model), from_recording(corpus, recorded))
     assert trainer.global_step == 3
     assert (tmp_path / "checkpoints" / "last.ckpt").exists()
     assert checkpoint.terminated == (number == signal.SIGTERM)
@@ -50,7 +58,7 @@ def test_a_signal_in_the_last_step_stops_nothing(tmp_path):
     checkpoint = CartridgeCheckpoint(every_n_steps=100)
     recorded = save_recording(tmp_path / "recorded.parquet", corpus=corpus)
     trainer = new_trainer(tmp_path, Tell(signal.SIGTERM), checkpoint, enable_checkpointing=True, max_steps=3)
-    trainer.fit(new_module(model), new_data(corpus, recorded=recorded))
+    trainer.fit(new_module(model), from_recording(corpus, recorded))
     assert not checkpoint.terminated and not checkpoint.interrupted
 
 

@@ -33,9 +33,10 @@ def fitted(run, folder: Path, model: Path, corpus: str, recorded: str, accelerat
         "model.warmup_steps": 0,
         "model.gradient_checkpointing": "true",
         "data.corpus": corpus,
-        "data.recorded": recorded,
+        "data.source": "Recorded",
+        "data.source.path": recorded,
         "data.tokens_per_batch": 60,
-        "data.top_k": 4,
+        "data.source.top_k": 4,
     }
     run(["fit", *(f"--{key}={value}" for key, value in settings.items())])
     (log,) = (folder / "logs").glob("**/metrics.csv")

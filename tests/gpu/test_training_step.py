@@ -22,7 +22,12 @@ from tests.gpu.agreement import (
     require_agreement,
     tokens,
 )
-from tests.tiny_run import fit, new_data, new_module, tokenizer
+from tests.tiny_run import (
+    fit,
+    from_recording,
+    new_module,
+    tokenizer,
+)
 
 LENGTHS = (7, 1, 12, 3, 30)
 
@@ -80,7 +85,7 @@ def test_steps_of_a_run(tmp_path, corpus, recorded, name, dtype, device):
         module = new_module(str(tmp_path / "model"), dtype=kind, gradient_checkpointing=kind != "float32")
         first = FirstGradient()
         _, curve = fit(
-            *(tmp_path / where / kind, module, new_data(corpus, recorded=recorded), first),
+            *(tmp_path / where / kind, module, from_recording(corpus, recorded), first),
             accelerator=where,
             max_steps=3,
         )

@@ -11,7 +11,16 @@ from lightning.pytorch.callbacks import Timer
 
 from lit_cartridges.callbacks import CartridgeCheckpoint
 from lit_cartridges.errors import SettingError
-from tests.tiny_run import SaveAt, fit, new_data, new_module, same_tensors, save_corpus, save_recording
+from tests.tiny_run import (
+    SaveAt,
+    fit,
+    from_recording,
+    new_data,
+    new_module,
+    same_tensors,
+    save_corpus,
+    save_recording,
+)
 
 STEPS = 12
 
@@ -202,7 +211,7 @@ def test_shards_stay_as_dealt_when_the_loader_is_made_again(tmp_path, model_fold
     """Where several processes share them, each knows the places of its own alone."""
     corpus = save_corpus(tmp_path / "corpus.txt")
     recorded = save_recording(tmp_path / "recorded.parquet", corpus=corpus)
-    data = new_data(corpus, recorded=recorded, num_shards=4)
+    data = from_recording(corpus, recorded, num_shards=4)
     fit(tmp_path, new_module(model_folder), data, max_steps=1)
     data._dealt, data.stream_state = 4, type(data.stream_state)({1: (0, 2), 3: (0, 1)})
     assert data._stream_shards(2) == 4

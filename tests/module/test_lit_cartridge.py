@@ -14,6 +14,7 @@ from tests.tiny_run import (
     Curve,
     conversation,
     fit,
+    from_recording,
     new_data,
     new_module,
     new_trainer,
@@ -46,7 +47,7 @@ def test_the_loss_falls_on_a_recording(tmp_path, model_folder, corpus, recorded)
     _, curve = fit(
         tmp_path,
         new_module(model_folder),
-        new_data(corpus, recorded=recorded, tokens_per_batch=400),
+        from_recording(corpus, recorded, tokens_per_batch=400),
         max_steps=25,
     )
     first, last = sum(curve.losses[:5]) / 5, sum(curve.losses[-5:]) / 5
@@ -57,7 +58,7 @@ def test_1x8_2x4_and_8x1_give_one_curve(tmp_path, model_folder, corpus, recorded
     """A step sees the same eight conversations, in however many micro-batches they come."""
     curves = []
     for micro_batches in (1, 2, 8):
-        data = new_data(corpus, recorded=recorded, tokens_per_batch=SEQUENCE_TOKENS * 8 // micro_batches)
+        data = from_recording(corpus, recorded, tokens_per_batch=SEQUENCE_TOKENS * 8 // micro_batches)
         _, curve = fit(
             tmp_path,
             new_module(model_folder, num_frozen_tokens=2),
@@ -75,9 +76,9 @@ def test_1x8_2x4_and_8x1_give_one_curve(tmp_path, model_folder, corpus, recorded
 def test_a_step_averages_over_answer_tokens_not_over_micro_batches(tmp_path, model_folder, corpus, recorded):
     """Micro-batches of unequal answers: their losses are weighted by their answer tokens."""
     module = new_module(model_folder)
-    data = new_data(corpus, recorded=recorded, tokens_per_batch=3 * SEQUENCE_TOKENS)
+    data = from_recording(corpus, recorded, tokens_per_batch=3 * SEQUENCE_TOKENS)
     whole = one_batch(tmp_path, module, data)
-    source = ConversationExamples(data._source.source, data.renderer, top_k=4)
+    source = ConversationExamples(data._examples.source, data.material.renderer, top_k=4)
     from lit_cartridges.data.batch import pack
 
     examples = [source.example(c) for c in source.conversations(0)[:3]]
@@ -96,7 +97,7 @@ def test_a_step_averages_over_answer_tokens_not_over_micro_batches(tmp_path, mod
 
 def test_a_bf16_model_trains_an_fp32_cartridge_with_fp32_moments(tmp_path, model_folder, corpus, recorded):
     module = new_module(model_folder, dtype="bfloat16")
-    trainer, curve = fit(tmp_path, module, new_data(corpus, recorded=recorded), max_steps=3)
+    trainer, curve = fit(tmp_path, module, from_recording(corpus, recorded), max_steps=3)
     assert module.student.dtype == torch.bfloat16
     assert {p.dtype for p in module.cartridge.parameters()} == {torch.float32}
     moments = [
@@ -116,7 +117,7 @@ def test_gradient_checkpointing_recomputes_layers_and_gives_the_same_gradients(
     grads, calls = [], []
     for checkpointing in (False, True):
         module = new_module(model_folder, gradient_checkpointing=checkpointing)
-        batch = one_batch(tmp_path, module, new_data(corpus, recorded=recorded))
+        batch = one_batch(tmp_path, module, from_recording(corpus, recorded))
         count = []
         for layer in module.student.model.layers:
             layer.mlp.register_forward_pre_hook(lambda *_, count=count: count.append(1))
@@ -146,7 +147,7 @@ def test_losses_are_logged_by_seed_prompt(tmp_path, model_folder, corpus, record
     trainer, _ = fit(
         tmp_path,
         new_module(model_folder),
-        new_data(corpus, recorded=recorded, tokens_per_batch=400),
+        from_recording(corpus, recorded, tokens_per_batch=400),
         max_steps=1,
     )
     names = {
@@ -172,7 +173,7 @@ def test_a_non_finite_loss_names_the_batch(tmp_path, model_folder, corpus, recor
 
     message = r"loss is nan in batch 2 \(optimizer step 2; 4 conversations: question, summarization\).*learning_rate"
     with pytest.raises(FloatingPointError, match=message):
-        fit(tmp_path, new_module(model_folder), new_data(corpus, recorded=recorded), Poison())
+        fit(tmp_path, new_module(model_folder), from_recording(corpus, recorded), Poison())
 
 
 def test_the_learning_rate_warms_up_and_falls_in_a_cosine():
@@ -194,7 +195,7 @@ def test_the_warm_up_is_capped_at_a_tenth_of_the_steps(tmp_path, model_folder, c
     fit(
         tmp_path,
         new_module(model_folder, warmup_steps=100),
-        new_data(corpus, recorded=recorded),
+        from_recording(corpus, recorded),
         Rates(),
         max_steps=20,
     )
@@ -210,13 +211,13 @@ def test_a_step_averages_over_all_its_answer_tokens_however_they_fall_into_micro
     write_conversations(
         recorded, [conversation(i, corpus=corpus, answer_tokens=3 + 6 * (i % 2)) for i in range(8)]
     )
-    module, data = new_module(model_folder), new_data(corpus, recorded=str(recorded), tokens_per_batch=20)
+    module, data = new_module(model_folder), from_recording(corpus, str(recorded), tokens_per_batch=20)
     trainer = new_trainer(tmp_path, max_steps=1, accumulate_grad_batches=2, log_every_n_steps=1000)
     module.trainer = data.trainer = trainer
     trainer.datamodule = data
     trainer.strategy.connect(module)
-    module.setup("fit")
     data.setup("fit")
+    module.setup("fit")
     module.configure_model()
     stream = iter(data.train_dataloader())
     windows = [(next(stream), next(stream)) for _ in range(3)]

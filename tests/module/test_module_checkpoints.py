@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.init import InitialTensors, InitStrategy, RandomVectors
@@ -11,6 +12,7 @@ from lit_cartridges.models import load_model
 from tests.tiny_run import (
     SaveAt,
     fit,
+    from_recording,
     new_data,
     new_module,
     new_trainer,
@@ -24,7 +26,7 @@ def test_a_checkpoint_holds_the_cartridge_the_optimizer_and_the_stream_alone(
     tmp_path, model_folder, corpus, recorded
 ):
     module = new_module(model_folder)
-    fit(tmp_path, module, new_data(corpus, recorded=recorded), SaveAt(2, tmp_path / "at.ckpt"))
+    fit(tmp_path, module, from_recording(corpus, recorded), SaveAt(2, tmp_path / "at.ckpt"))
     checkpoint = torch.load(tmp_path / "at.ckpt", weights_only=True)
     kinds = ("frozen_keys", "frozen_values", "trainable_keys", "trainable_values")
     assert set(checkpoint["state_dict"]) == {
@@ -90,29 +92,30 @@ class Biased(InitStrategy):
 
 def test_the_init_is_not_computed_for_a_checkpoint_that_replaces_it(tmp_path, model_folder, corpus, recorded):
     whole = new_module(model_folder, init=Biased(1))
-    fit(tmp_path, whole, new_data(corpus, recorded=recorded), SaveAt(2, tmp_path / "at.ckpt"))
+    fit(tmp_path, whole, from_recording(corpus, recorded), SaveAt(2, tmp_path / "at.ckpt"))
     rest = new_module(model_folder, init=Biased(0))
     trainer = new_trainer(tmp_path, max_steps=4)
     trainer.ckpt_path = tmp_path / "at.ckpt"
-    trainer.fit(rest, new_data(corpus, recorded=recorded), weights_only=True)
+    trainer.fit(rest, from_recording(corpus, recorded), weights_only=True)
     assert same_tensors(whole.state_dict(), rest.state_dict())
     assert rest.init_cost is None
     scored = new_module(model_folder, init=Biased(0))
     trainer = new_trainer(tmp_path)
     trainer.ckpt_path = tmp_path / "at.ckpt"
-    trainer.validate(scored, new_data(corpus, recorded=recorded), weights_only=True, verbose=False)
+    data = from_recording(corpus, recorded, validation=recorded)
+    trainer.validate(scored, data, weights_only=True, verbose=False)
     assert torch.isfinite(trainer.callback_metrics["val/loss"])
 
 
 def test_the_provenance_names_the_init_that_the_run_began_with(tmp_path, model_folder, corpus, recorded):
     """A checkpoint of version 0.1 does not keep the settings, by which another init would be refused."""
-    data = new_data(corpus, recorded=recorded)
+    data = from_recording(corpus, recorded)
     fit(tmp_path, new_module(model_folder), data, SaveAt(1, tmp_path / "at.ckpt"), max_steps=1)
     checkpoint = torch.load(tmp_path / "at.ckpt", weights_only=True)
     del checkpoint["settings"]
     torch.save(checkpoint, tmp_path / "at.ckpt")
     module = new_module(model_folder, init=RandomVectors())
-    fit(tmp_path, module, new_data(corpus, recorded=recorded), ckpt_path=tmp_path / "at.ckpt", max_steps=2)
+    fit(tmp_path, module, from_recording(corpus, recorded), ckpt_path=tmp_path / "at.ckpt", max_steps=2)
     assert module.cartridge.provenance.init == "FirstTokens"
 
 
@@ -121,7 +124,7 @@ def test_a_checkpoint_without_a_cartridge_is_refused(tmp_path, model_folder, cor
     trainer = new_trainer(tmp_path, max_steps=1)
     trainer.ckpt_path = tmp_path / "other.ckpt"
     with pytest.raises(ValueError, match="other.ckpt holds no cartridge"):
-        trainer.fit(new_module(model_folder), new_data(corpus, recorded=recorded), weights_only=True)
+        trainer.fit(new_module(model_folder), from_recording(corpus, recorded), weights_only=True)
 
 
 @pytest.mark.parametrize("known_early", [False, True])
@@ -132,7 +135,7 @@ def test_a_checkpoint_of_other_settings_is_refused(
     fit(
         tmp_path,
         new_module(model_folder),
-        new_data(corpus, recorded=recorded),
+        from_recording(corpus, recorded),
         SaveAt(1, tmp_path / "at.ckpt"),
         max_steps=1,
     )
@@ -153,7 +156,7 @@ def test_a_checkpoint_of_other_settings_is_refused(
     with pytest.raises(ValueError, match=f"the checkpoint was made with {name}=.* and this run has"):
         trainer.fit(
             new_module(**module),
-            new_data(corpus, recorded=recorded),
+            from_recording(corpus, recorded),
             ckpt_path=None if known_early else tmp_path / "at.ckpt",
             weights_only=True,
         )
@@ -206,8 +209,6 @@ def test_settings_that_only_the_config_can_judge_fail_before_the_model_loads(
     refused(new_module(model_folder), new_data(corpus), r"trainer.max_steps", max_steps=-1)
 
 
-def test_a_trainer_without_self_study_data_is_refused(tmp_path, model_folder):
-    module = new_module(model_folder)
-    module.trainer = new_trainer(tmp_path, max_steps=1)
-    with pytest.raises(ValueError, match="give the trainer a SelfStudyDataModule"):
-        module.configure_model()
+def test_a_start_from_a_corpus_needs_one(tmp_path, model_folder):
+    with pytest.raises(ValueError, match=r"model.init='FirstTokens': .* call module.connect\(data\)"):
+        new_trainer(tmp_path, max_steps=1).fit(new_module(model_folder), DataLoader([]))

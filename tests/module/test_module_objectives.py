@@ -7,10 +7,12 @@ import torch
 
 from lit_cartridges.attention import NAME
 from lit_cartridges.attention.cache_argument import cache_argument
+from lit_cartridges.data import RawCorpus
 from lit_cartridges.losses import FullDistillation, NextToken, TopKDistillation
 from lit_cartridges.module.packed_forward import teacher_hidden
 from tests.tiny_run import (
     fit,
+    from_recording,
     new_data,
     new_module,
     new_trainer,
@@ -58,7 +60,7 @@ def test_every_objective_equals_the_plain_formula_with_gradients(
     tmp_path, model_folder, corpus, recorded, objective
 ):
     module = new_module(model_folder, objective=objective, loss_chunk_tokens=5)
-    data = new_data(corpus, recorded=recorded, tokens_per_batch=60)
+    data = from_recording(corpus, recorded, tokens_per_batch=60)
     batch = one_batch(tmp_path, module, data)
     total, token_losses, nll = module.losses(batch)
     total.backward()
@@ -86,7 +88,7 @@ def test_a_separate_teacher_writes_and_is_matched(tmp_path, model_folder, corpus
     data = new_data(corpus)
     _, curve = fit(tmp_path, module, data, max_steps=2)
     assert type(module.frozen_teacher).__name__ == "Qwen2ForCausalLM"
-    assert type(data.teacher._model).__name__ == "Qwen2ForCausalLM"
+    assert type(data.source.teacher._model).__name__ == "Qwen2ForCausalLM"
     batch = curve.batches[0]
     with_teacher = one_batch(tmp_path, module, data)
     assert with_teacher.contexts[0]
@@ -96,7 +98,7 @@ def test_a_separate_teacher_writes_and_is_matched(tmp_path, model_folder, corpus
 
 
 def test_raw_corpus_windows_train_with_next_token(tmp_path, model_folder, corpus):
-    data = new_data(corpus, raw_corpus=True, window_tokens=16, tokens_per_batch=64)
+    data = new_data(corpus, source=RawCorpus(window_tokens=16), tokens_per_batch=64)
     _, curve = fit(tmp_path, new_module(model_folder, objective=NextToken()), data, max_steps=15)
     assert curve.losses[-1] < curve.losses[0]
     assert not (tmp_path / "recording").exists()
@@ -104,10 +106,10 @@ def test_raw_corpus_windows_train_with_next_token(tmp_path, model_folder, corpus
 
 def test_a_second_run_of_the_module_still_reads_the_cartridge(tmp_path, model_folder, corpus, recorded):
     """`teardown` gives the model its own attention back; whatever runs next must take it again."""
-    module, data = new_module(model_folder), new_data(corpus, recorded=recorded)
+    module, data = new_module(model_folder), from_recording(corpus, recorded)
     fit(tmp_path, module, data, max_steps=2)
     assert module.student.config._attn_implementation != NAME
-    data = new_data(corpus, recorded=recorded)
+    data = from_recording(corpus, recorded, validation=recorded)
     predicted = new_trainer(tmp_path, limit_predict_batches=1).predict(module, data)
     batch = next(iter(data.predict_dataloader()))
     assert module.student.config._attn_implementation != NAME

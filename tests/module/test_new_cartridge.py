@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lit_cartridges.attention.prefill import prefill
+from lit_cartridges.data import Student
 from lit_cartridges.init import InitialTensors, InitStrategy
 from lit_cartridges.module.new_cartridge import init_context
 from tests.tiny_models import tiny_model
@@ -23,9 +24,13 @@ from tests.tiny_run import (
 
 @pytest.fixture
 def data(tmp_path, llama):
-    data = new_data(save_corpus(tmp_path / "corpus.txt"))
-    data.prepare(tokenizer())
-    data.bind_teacher(llama)
+    return connected(llama, save_corpus(tmp_path / "corpus.txt"))
+
+
+def connected(model, corpus, **options):
+    data = new_data(corpus, **options)
+    data.connect(Student(tokenizer=tokenizer(), config=model.config))
+    data.bind_teacher(model)
     return data
 
 
@@ -42,24 +47,24 @@ class Looking(InitStrategy):
 
 
 def test_the_context_holds_the_corpus_behind_the_templates_opening(data, llama):
-    context = init_context(data, llama, num_tokens=8, seed=3)
-    assert list(context.opening_ids) == data.renderer.context_ids([])
-    assert list(context.context_ids) == [*context.opening_ids, *data.corpus_ids.tolist()]
+    context = init_context(data.material, llama, num_tokens=8, seed=3)
+    assert list(context.opening_ids) == data.material.renderer.context_ids([])
+    assert list(context.context_ids) == [*context.opening_ids, *data.material.corpus_ids.tolist()]
     assert (context.num_tokens, context.seed, context.progress) == (8, 3, False)
 
 
 def test_conversations_are_the_teachers_own_as_a_student_reads_them(data, llama):
     """The answers are what the plain model says with the chunk in its context, greedily."""
-    synthesizer = data.synthesizer(seed=3 + 2_000_003)
+    synthesizer = data.source.synthesizer(seed=3 + 2_000_003)
     expected = [c for group in range(2) for c in synthesizer.conversations(group)][:5]
-    got = init_context(data, llama, num_tokens=8, seed=3).self_study(5)
+    got = init_context(data.material, llama, num_tokens=8, seed=3).self_study(5)
     assert len(got) == 5
     for ids, conversation in zip(got, expected, strict=True):
         question, answer = conversation.messages
-        assert ids == [*data.renderer.prompt_ids([question]), *answer.token_ids.tolist()]
+        assert ids == [*data.material.renderer.prompt_ids([question]), *answer.token_ids.tolist()]
         start, count = (conversation.metadata[k] for k in ("chunk_start_token", "chunk_num_tokens"))
-        chunk = data.corpus_ids[start : start + count]
-        row = [*data.renderer.context_ids(chunk), *data.renderer.prompt_ids([question])]
+        chunk = data.material.corpus_ids[start : start + count]
+        row = [*data.material.renderer.context_ids(chunk), *data.material.renderer.prompt_ids([question])]
         answer_ids = answer.token_ids.tolist()
         logits = tiny_model("llama")(torch.tensor([row + answer_ids])).logits[0, len(row) - 1 : -1]
         assert logits.argmax(-1).tolist() == answer_ids
@@ -67,13 +72,13 @@ def test_conversations_are_the_teachers_own_as_a_student_reads_them(data, llama)
 
 def test_the_seed_decides_them_and_they_are_none_of_the_streams(data, llama):
     first, again, other = (
-        init_context(data, llama, num_tokens=8, seed=seed).self_study(4) for seed in (0, 0, 1)
+        init_context(data.material, llama, num_tokens=8, seed=seed).self_study(4) for seed in (0, 0, 1)
     )
     assert first == again != other
     streamed = [
-        data.renderer.conversation_ids(c.messages)[0].tolist()
+        data.material.renderer.conversation_ids(c.messages)[0].tolist()
         for group in range(4)
-        for c in data.synthesizer().conversations(group)
+        for c in data.source.synthesizer(seed=0).conversations(group)
     ]
     assert not any(ids in streamed for ids in first)
 
@@ -83,30 +88,28 @@ def test_they_come_from_several_chunks_and_are_about_the_corpus_alone(tmp_path, 
     other = save_corpus(tmp_path / "other.txt", seed=9)
     from lit_cartridges.corpora.open_corpus import TextCorpus
 
-    data = new_data(
-        corpus, conversations_per_group=16, off_corpus=TextCorpus(path=other), off_corpus_share=1.0
+    data = connected(
+        llama, corpus, conversations_per_group=16, off_corpus=TextCorpus(path=other), off_corpus_share=1.0
     )
-    data.prepare(tokenizer())
-    data.bind_teacher(llama)
     read = []
-    complete = data.teacher.complete
+    complete = data.source.teacher.complete
     monkeypatch.setattr(
-        data.teacher, "complete", lambda **call: read.append(tuple(call["context_ids"])) or complete(**call)
+        data.source.teacher,
+        "complete",
+        lambda **call: read.append(tuple(call["context_ids"])) or complete(**call),
     )
-    assert len(init_context(data, llama, num_tokens=8, seed=0).self_study(8)) == 8
-    text = tuple(data.corpus_ids.tolist())
+    assert len(init_context(data.material, llama, num_tokens=8, seed=0).self_study(8)) == 8
+    text = tuple(data.material.corpus_ids.tolist())
     assert len(set(read)) >= 2
     assert all(any(ids[2:] == text[i : i + len(ids) - 2] for i in range(400)) for ids in read)
 
 
 def test_a_chunk_that_does_not_fit_the_context_is_refused_before_anything_is_made(tmp_path, llama):
-    data = new_data(save_corpus(tmp_path / "corpus.txt", num_tokens=900), max_chunk_tokens=800)
-    data.prepare(tokenizer())
-    data.bind_teacher(llama)
+    corpus = save_corpus(tmp_path / "corpus.txt", num_tokens=900)
     with pytest.raises(
         ValueError, match=r"max_chunk_tokens=800, .* a chunk .* do not fit the model's 512 positions"
     ):
-        init_context(data, llama, num_tokens=8, seed=0).self_study(1)
+        connected(llama, corpus, max_chunk_tokens=800)
 
 
 def test_a_run_lets_its_strategy_see_all_of_it_trains_biases_and_makes_the_same_stream(tmp_path):

@@ -42,7 +42,9 @@ def test_the_plan_has_three_texts_and_shares_conversations_within_a_text(tmp_pat
         found |= {question.prompt for question in texts["ab".index(name)].task(40).questions()}
     assert not names["a"] & names["b"] and words["a"] != words["b"]
     runs = make_runs(texts, tmp_path)
-    recordings = {run.name: [a for a in run.arguments() if a.startswith("--data.recording")] for run in runs}
+    recordings = {
+        run.name: [a for a in run.arguments() if a.startswith("--data.source.recording")] for run in runs
+    }
     assert recordings["a self-study 10×"] == recordings["a self-study 40×"] != recordings["b self-study 10×"]
     assert not recordings["a next-token 10×"]
 

@@ -14,7 +14,13 @@ from lit_cartridges.generation import generate
 from lit_cartridges.init import InitContext, RandomVectors
 from tests.faults.command import arguments, options
 from tests.tiny_models import tiny_model
-from tests.tiny_run import fit, new_data, new_module, same_tensors
+from tests.tiny_run import (
+    fit,
+    from_recording,
+    new_data,
+    new_module,
+    same_tensors,
+)
 
 MEND = "leave trainer.precision at 32-true and set model.dtype"
 
@@ -64,7 +70,7 @@ def test_full_precision_is_taken_by_every_name(tmp_path, model_folder, corpus, r
     fit(
         tmp_path,
         new_module(model_folder),
-        new_data(corpus, recorded=recorded),
+        from_recording(corpus, recorded),
         precision=precision,
         max_steps=1,
     )
@@ -76,16 +82,16 @@ def test_a_run_inside_autocast_is_refused(tmp_path, model_folder, corpus, unload
 
 
 def test_a_cartridge_that_was_converted_is_refused(tmp_path, model_folder, corpus, recorded):
-    data, module = new_data(corpus, recorded=recorded), new_module(model_folder)
+    data, module = from_recording(corpus, recorded), new_module(model_folder)
     fit(tmp_path, module, data, max_steps=1)
     with pytest.raises(ValueError, match="is torch.bfloat16, and is trained in fp32"):
-        fit(tmp_path, module.bfloat16(), new_data(corpus, recorded=recorded), max_steps=2)
+        fit(tmp_path, module.bfloat16(), from_recording(corpus, recorded), max_steps=2)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_what_is_trained_is_fp32_whatever_the_model_is(tmp_path, model_folder, corpus, recorded, dtype):
     module = new_module(model_folder, dtype=dtype)
-    trainer, curve = fit(tmp_path, module, new_data(corpus, recorded=recorded), max_steps=2)
+    trainer, curve = fit(tmp_path, module, from_recording(corpus, recorded), max_steps=2)
     assert module.student.dtype == getattr(torch, dtype)
     assert {p.dtype for p in module.cartridge.parameters()} == {torch.float32}
     moments = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from lit_cartridges.cartridge_cli import CartridgeCLI
 from lit_cartridges.data import SelfStudyDataModule
 from lit_cartridges.module import LitCartridge
+from lit_cartridges.runs.moved_settings import MOVED, renamed
 from lit_cartridges.runs.resume_rules import MAY_CHANGE, NO_EFFECT, REFUSED, RULES, rule_of, table
 from tests.tiny_run import new_data, new_module
 
@@ -22,12 +24,13 @@ def settings():
     cli = CartridgeCLI.run_with(["--config=pocket.yaml"], run=False)
     cli.setup_parser(True, {"parser_mode": "omegaconf"}, {})
     defaults = cli._subcommand_parsers["fit"].get_defaults()
-    return [name for name in defaults.keys() if name not in ("trainer", "model", "data", "checkpoint")]
+    names = [re.sub(r"\.(init_args|class_path)", "", name) for name in defaults.keys()]
+    return [name for name in names if name not in ("trainer", "model", "data", "checkpoint")]
 
 
 def test_every_setting_of_fit_has_a_rule(settings):
     declared = {rule.name for rule in RULES}
-    missing = [name for name in settings if name not in declared]
+    missing = [name for name in settings if name not in declared and not name.startswith("data.source.")]
     assert not missing, (
         f"{', '.join(missing)}: say in RULES of lit_cartridges/runs/resume_rules.py what becomes of a run that goes on with "
         "another value (REFUSED, MAY_CHANGE or NO_EFFECT; recorded=False for a secret), and put what "
@@ -36,8 +39,8 @@ def test_every_setting_of_fit_has_a_rule(settings):
 
 
 def test_every_rule_is_of_a_setting(settings):
-    """Or of an option of a teacher; versions of Lightning differ in what the trainer takes."""
-    kinds = ("trainer.", "data.teacher.")
+    """Or of an option of a source; versions of Lightning differ in what the trainer takes."""
+    kinds = ("trainer.", "data.source.")
     gone = [r.name for r in RULES if r.name not in settings and not r.name.startswith(kinds)]
     assert not gone, (
         f"{', '.join(gone)}: no setting of fit; take it out of lit_cartridges/runs/resume_rules.py"
@@ -73,30 +76,15 @@ def test_the_module_and_the_data_tell_every_setting_of_theirs(kind, model_folder
 
 def test_a_rule_holds_for_what_lies_under_it():
     assert rule_of("model.init.std") is rule_of("model.init")
-    assert rule_of("data.teacher.cascade").verdict is REFUSED
-    assert rule_of("data.teacher.max_rows").verdict is MAY_CHANGE
+    assert rule_of("data.source.teacher.cascade").verdict is REFUSED
+    assert rule_of("data.source.teacher.max_rows").verdict is MAY_CHANGE
     assert rule_of("model.nobody_declared_this").verdict is REFUSED
 
 
-@pytest.mark.parametrize(
-    ("source", "window_tokens", "answer_temperature", "top_k"),
-    [
-        ({}, NO_EFFECT, REFUSED, REFUSED),
-        ({"data.recorded": {"is": "1", "as": "x"}}, NO_EFFECT, MAY_CHANGE, REFUSED),
-        ({"data.raw_corpus": True}, REFUSED, NO_EFFECT, NO_EFFECT),
-    ],
-    ids=["self-study", "recorded", "raw corpus"],
-)
-def test_what_a_source_of_examples_does_not_use_may_change(source, window_tokens, answer_temperature, top_k):
-    names = ("data.window_tokens", "data.answer_temperature", "data.top_k")
-    verdicts = [rule_of(name).verdict_for(source, source) for name in names]
-    assert verdicts == [window_tokens, answer_temperature, top_k]
-
-
 def test_other_text_matters_where_it_has_a_share():
-    rule = rule_of("data.off_corpus")
-    assert rule.verdict_for({}, {"data.off_corpus_share": 0.0}) is NO_EFFECT
-    assert rule.verdict_for({}, {"data.off_corpus_share": 0.1}) is REFUSED
+    rule = rule_of("data.source.off_corpus")
+    assert rule.verdict_for({}, {"data.source.off_corpus_share": 0.0}) is NO_EFFECT
+    assert rule.verdict_for({}, {"data.source.off_corpus_share": 0.1}) is REFUSED
 
 
 @pytest.mark.parametrize(
@@ -110,3 +98,21 @@ def test_a_step_keeps_its_micro_batches(accumulate, devices, nodes, verdict):
         for values in ((4, 2, 1), (accumulate, devices, nodes))
     )
     assert rule_of("trainer.accumulate_grad_batches").verdict_for(then, now) is verdict
+
+
+@pytest.mark.parametrize(
+    ("used", "source", "kept", "left_out"),
+    [
+        ({}, "SelfStudy", "data.source.top_k", "data.source.window_tokens"),
+        ({"data.recorded": {"is": "1", "as": "x"}}, "Recorded", "data.source.path", "data.source.min_mass"),
+        ({"data.raw_corpus": True}, "RawCorpus", "data.source.window_tokens", "data.source.teacher.max_rows"),
+    ],
+)
+def test_a_checkpoints_settings_are_read_by_their_names_of_now(used, source, kept, left_out):
+    old = {"data.uses": 2, "data.recorded": None, "data.raw_corpus": False, "data.top_k": 20} | used
+    old |= {"data.min_mass": 0.9, "data.window_tokens": 64, "data.teacher.max_rows": 4}
+    now = renamed(old)
+    assert (now["data.uses"], now["data.source"]) == (2, source)
+    assert kept in now and left_out not in now
+    assert not now.keys() & MOVED.keys()
+    assert renamed(now) == now

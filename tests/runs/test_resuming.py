@@ -15,7 +15,16 @@ from lit_cartridges.losses import NextToken
 from lit_cartridges.runs.resuming import ResumeError, accept, same, shown
 from lit_cartridges.runs.run_progress import learning_rate_share
 from tests.faults.command import arguments, options
-from tests.tiny_run import SaveAt, fit, new_data, new_module, new_trainer, save_corpus, save_recording
+from tests.tiny_run import (
+    SaveAt,
+    fit,
+    from_recording,
+    new_data,
+    new_module,
+    new_trainer,
+    save_corpus,
+    save_recording,
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +68,10 @@ CHANGES = {
     "trainer.limit_train_batches": (4, "1.0", "4"),
     "data.uses": (2, "1", "2"),
     "data.groups_per_round": (2, "1", "2"),
-    "data.max_chunk_tokens": (41, "40", "41"),
-    "data.question_temperature": (0.5, "1.0", "0.5"),
-    "data.answer_max_tokens": (9, "8", "9"),
-    "data.conversations_per_group": (5, "4", "5"),
+    "data.source.max_chunk_tokens": (41, "40", "41"),
+    "data.source.question_temperature": (0.5, "1.0", "0.5"),
+    "data.source.answer_max_tokens": (9, "8", "9"),
+    "data.source.conversations_per_group": (5, "4", "5"),
     "data.tokens_per_batch": (41, "40", "41"),
     "data.num_shards": (2, "1", "2"),
     "data.seed": (5, "0", "5"),
@@ -95,24 +104,24 @@ def test_what_must_not_change_is_refused_before_the_model_loads(run, capsys, mon
 
 def test_another_corpus_and_other_seed_prompts_are_refused(run, tmp_path, capsys):
     """Both in one line; the order of the kinds is part of them, since a number draws from it."""
-    prompts = dict(reversed(json.loads(run["data.seed_prompts"]).items()))
+    prompts = dict(reversed(json.loads(run["data.source.seed_prompts"]).items()))
     other = {
         "data.corpus": save_corpus(tmp_path / "other.txt", seed=3),
-        "data.seed_prompts": json.dumps(prompts),
+        "data.source.seed_prompts": json.dumps(prompts),
     }
     with pytest.raises(SystemExit):
         main(arguments("fit", run | other))
     told = capsys.readouterr().err
-    assert "data.corpus='" in told and "other.txt' (sha256 " in told and "data.seed_prompts=" in told
+    assert "data.corpus='" in told and "other.txt' (sha256 " in told and "data.source.seed_prompts=" in told
 
 
 def test_the_mend_that_a_refusal_names_works(run, capsys):
     changed = run | {"data.seed": 5, "trainer.max_steps": 1}
     with pytest.raises(SystemExit):
         main(arguments("fit", changed))
-    assert "--resume never and another data.recording" in capsys.readouterr().err
+    assert "--resume never and another data.source.recording" in capsys.readouterr().err
     recording = run["trainer.default_root_dir"] / "recording-5"
-    main(arguments("fit", changed | {"data.recording": recording}) + ["--resume=never"])
+    main(arguments("fit", changed | {"data.source.recording": recording}) + ["--resume=never"])
 
 
 def test_the_config_is_written_when_the_training_begins(run):
@@ -130,12 +139,10 @@ def test_what_may_change_takes_effect_and_is_told(run, caplog):
         "model.learning_rate": 0.005,
         "trainer.max_steps": 5,
         "seed_everything": 3,
-        "data.window_tokens": 7,
     }
     changes |= {"checkpoint.every_n_steps": 7, "trainer.gradient_clip_val": 0.5, "data.validation_groups": 2}
     main(arguments("fit", run | changes))
     assert resumed_lines(caplog) == [
-        "data.window_tokens=7 (was 512) has no effect on a run that goes on",
         "resumed with checkpoint.every_n_steps=7 (was 100)",
         "resumed with data.validation_groups=2 (was 4)",
         "resumed with model.learning_rate=0.005 (was 0.02)",
@@ -167,7 +174,7 @@ def test_what_means_the_same_is_no_change(run, tmp_path, caplog, monkeypatch):
         "model.objective": "TopKDistillation",
         "model.betas": "[0.9, 0.999]",
         "data.corpus": "moved.txt",
-        "data.teacher": "LocalTeacher",
+        "data.source.teacher": "LocalTeacher",
         "data.num_shards": 1,
         "data.uses": 1,
         "trainer.accumulate_grad_batches": 1,
@@ -175,7 +182,7 @@ def test_what_means_the_same_is_no_change(run, tmp_path, caplog, monkeypatch):
         "trainer.precision": "32-true",
         "trainer.gradient_clip_algorithm": "norm",
         "trainer.max_epochs": -1,
-        "data.recording": "run/recording",
+        "data.source.recording": "run/recording",
         "checkpoint.folder": tmp_path / "run",
     }
     main(arguments("fit", run | spelled | {"trainer.max_steps": 4}))
@@ -199,7 +206,7 @@ def started(tmp_path_factory, model_folder):
     corpus = save_corpus(folder / "corpus.txt")
     recorded = save_recording(folder / "recorded.parquet", corpus=corpus)
     at = folder / "at.ckpt"
-    fit(folder, new_module(model_folder), new_data(corpus, recorded=recorded), SaveAt(1, at), max_steps=1)
+    fit(folder, new_module(model_folder), from_recording(corpus, recorded), SaveAt(1, at), max_steps=1)
     return corpus, recorded, at
 
 
@@ -207,7 +214,7 @@ def test_a_new_schedule_holds_from_the_next_step_on(tmp_path, model_folder, star
     corpus, recorded, at = started
     rates = Rates()
     module = new_module(model_folder, learning_rate=0.01, warmup_steps=2, final_lr_share=0.5)
-    fit(tmp_path, module, new_data(corpus, recorded=recorded), rates, ckpt_path=at, max_steps=20)
+    fit(tmp_path, module, from_recording(corpus, recorded), rates, ckpt_path=at, max_steps=20)
     assert rates.rates == [0.01 * learning_rate_share(step, 20, 2, 0.5) for step in range(1, 20)]
 
 
@@ -233,7 +240,7 @@ def test_a_checkpoint_given_in_python_is_compared_too(
     module = new_module(model_folder, **change)
     with pytest.raises(ResumeError, match=message):
         path = None if known_early else at
-        trainer.fit(module, new_data(corpus, recorded=recorded), ckpt_path=path, weights_only=True)
+        trainer.fit(module, from_recording(corpus, recorded), ckpt_path=path, weights_only=True)
     assert (module.student is None) == known_early
 
 
@@ -241,7 +248,7 @@ def test_a_checkpoint_may_be_scored_with_other_settings_of_training(tmp_path, mo
     corpus, recorded, at = started
     module, data = (
         new_module(model_folder, betas=(0.5, 0.9), dtype="float16"),
-        new_data(corpus, recorded=recorded),
+        from_recording(corpus, recorded, validation=recorded),
     )
     trainer = new_trainer(tmp_path)
     trainer.validate(module, data, ckpt_path=at, weights_only=True, verbose=False)
@@ -251,10 +258,8 @@ def test_a_checkpoint_may_be_scored_with_other_settings_of_training(tmp_path, mo
 def test_a_recording_is_known_by_its_content(tmp_path, model_folder, started):
     corpus, recorded, at = started
     copy = shutil.copy(recorded, tmp_path / "copy.parquet")
-    fit(tmp_path, new_module(model_folder), new_data(corpus, recorded=copy), ckpt_path=at, max_steps=2)
-    with pytest.raises(
-        ResumeError, match=r"data.recorded='.*recorded.parquet' \(sha256 .*, and this run has None"
-    ):
+    fit(tmp_path, new_module(model_folder), from_recording(corpus, copy), ckpt_path=at, max_steps=2)
+    with pytest.raises(ResumeError, match="data.source='Recorded', and this run has 'SelfStudy'"):
         fit(tmp_path, new_module(model_folder), new_data(corpus), ckpt_path=at)
 
 
@@ -267,7 +272,7 @@ def test_a_run_of_version_0_1_goes_on_and_is_told_what_could_not_be_compared(
     del checkpoint["settings"]
     torch.save(checkpoint, tmp_path / "old.ckpt")
     change = {"betas": (0.5, 0.9)} if known == "betas" else {"learning_rate": 0.01, "objective": NextToken()}
-    again = (tmp_path, new_module(model_folder, **change), new_data(corpus, recorded=recorded))
+    again = (tmp_path, new_module(model_folder, **change), from_recording(corpus, recorded))
     if known == "betas":
         with pytest.raises(ResumeError, match=r"model.betas=\[0.9, 0.999\]"):
             fit(*again, ckpt_path=tmp_path / "old.ckpt", max_steps=2)

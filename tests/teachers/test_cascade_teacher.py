@@ -14,6 +14,7 @@ from lit_cartridges.teachers.local import LocalTeacher
 from tests.tiny_run import (
     SaveAt,
     fit,
+    from_recording,
     new_data,
     new_module,
     new_trainer,
@@ -127,9 +128,9 @@ def test_what_cannot_work_fails_before_the_model_is_loaded(
 
 def test_a_recording_made_behind_the_corpus_cannot_be_read_again_in_full(tmp_path, model_folder, long_corpus):
     fit(tmp_path, new_module(model_folder), taught(long_corpus), max_steps=1)
-    replayed = new_data(long_corpus, recorded=str(tmp_path / "recording"))
+    replayed = from_recording(long_corpus, str(tmp_path / "recording"))
     fit(tmp_path / "b", new_module(model_folder), replayed, max_steps=1)
-    replayed = new_data(long_corpus, recorded=str(tmp_path / "recording"))
+    replayed = from_recording(long_corpus, str(tmp_path / "recording"))
     with pytest.raises(ValueError, match="corpus_before_chunk=true puts the whole corpus into it"):
         fit(tmp_path / "c", new_module(model_folder, objective=FullDistillation()), replayed, max_steps=1)
 
@@ -148,12 +149,14 @@ def test_it_is_set_in_a_recipe_and_on_the_command_line():
     cli = CartridgeCLI.run_with(
         [
             "--config=pocket_two_places.yaml",
-            "--data.corpus_before_chunk=true",
-            "--data.teacher=LocalTeacher",
-            "--data.teacher.cascade.total_tokens=516",
+            "--data.source.corpus_before_chunk=true",
+            "--data.source.teacher=LocalTeacher",
+            "--data.source.teacher.cascade.total_tokens=516",
         ],
         run=False,
     )
-    assert cli.datamodule.corpus_before_chunk
-    assert cli.datamodule.teacher.cascade == CascadeOptions(total_tokens=516)
-    assert not CartridgeCLI.run_with(["--config=pocket.yaml"], run=False).datamodule.corpus_before_chunk
+    assert cli.datamodule.source.corpus_before_chunk
+    assert cli.datamodule.source.teacher.cascade == CascadeOptions(total_tokens=516)
+    assert not CartridgeCLI.run_with(
+        ["--config=pocket.yaml"], run=False
+    ).datamodule.source.corpus_before_chunk

@@ -161,7 +161,7 @@ def fit(folder: Path, *options: str) -> subprocess.Popen[str]:
     """As a user would, greedy questions and answers, so that the recording is decided by the model alone."""
     command = [sys.executable, "-m", "lit_cartridges.cli", "fit", "--config", "recipes/pocket.yaml"]
     command += [*options, "--trainer.default_root_dir", str(folder), "--trainer.callbacks", "[]"]
-    command += ["--data.question_temperature", "0", "--data.conversations_per_group", "16"]
+    command += ["--data.source.question_temperature", "0", "--data.source.conversations_per_group", "16"]
     command += ["--data.groups_per_round", "1", "--data.uses", "1", "--trainer.log_every_n_steps", "1"]
     with (folder.with_suffix(".log")).open("w") as log:
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, text=True)
@@ -188,9 +188,15 @@ def test_a_run_from_the_command_line_goes_on_when_one_of_its_servers_is_killed(s
     finish(fit(local, *steps), local)
     before = [server.requests for server in servers]
     urls = f"[{', '.join(server.url for server in servers)}]"
-    overlay = ("--config", "recipes/teachers/vllm.yaml", "--data.teacher.base_urls", urls)
+    overlay = ("--config", "recipes/teachers/vllm.yaml", "--data.source.teacher.base_urls", urls)
     run = fit(
-        served, *overlay, "--data.teacher.model", NAME, "--data.teacher.max_requests_in_flight", "8", *steps
+        served,
+        *overlay,
+        "--data.source.teacher.model",
+        NAME,
+        "--data.source.teacher.max_requests_in_flight",
+        "8",
+        *steps,
     )
     with ThreadPoolExecutor() as executor:
         killing = executor.submit(kill_in_mid_run, servers, before, run)

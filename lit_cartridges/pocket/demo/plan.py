@@ -82,7 +82,7 @@ class Run:
         }
         if not self.recipe.endswith("next_token.yaml"):
             # Cartridges of one text share its conversations: the first run that needs a group writes it.
-            options["data.recording"] = str(self.folder.parent / f"conversations_{self.text.name}")
+            options["data.source.recording"] = str(self.folder.parent / f"conversations_{self.text.name}")
         return ["fit", *(f"--{name}={value}" for name, value in options.items())]
 
 

@@ -1,0 +1,197 @@
+"""Conversations that the frozen model has with itself about the corpus (arXiv 2506.06266, §4.1)."""
+
+from __future__ import annotations
+
+from itertools import count as numbers
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from lit_cartridges.conversations.material import Material
+from lit_cartridges.conversations.recording import Recording
+from lit_cartridges.corpora.chunkers import TokenChunker
+from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
+from lit_cartridges.data.example_source import ExampleSource, conversation_examples
+from lit_cartridges.data.proportions import tell_long_chunks
+from lit_cartridges.data.sources.source import Source
+from lit_cartridges.data.student import Student
+from lit_cartridges.errors import SettingError, called
+from lit_cartridges.runs.run_settings import constructed, text_identity
+from lit_cartridges.runs.steady_bar import SteadyBar
+from lit_cartridges.self_study.room import require_room
+from lit_cartridges.self_study.seed_prompts import resolve_seed_prompts
+from lit_cartridges.self_study.synthesizer import Synthesizer
+from lit_cartridges.settings import (
+    Count,
+    NonNegativeInt,
+    PositiveInt,
+    PositiveShare,
+    ReadCorpus,
+    Share,
+    Temperature,
+    WriteFolderName,
+    checked,
+)
+from lit_cartridges.teachers.local import LocalTeacher
+from lit_cartridges.teachers.teacher import Sampling, Teacher
+
+# Of the conversations that an init strategy asks for: few, so that a handful still comes from several parts of the corpus.
+_ASKED_PER_CHUNK = 4
+
+
+class SelfStudy(Source):
+    """The teacher asks itself about chunks of the corpus and answers; every conversation is recorded as it is made.
+
+    Args:
+        teacher: who asks and answers; the run's own frozen model by default.
+        min_chunk_tokens, max_chunk_tokens: bounds of a chunk's random length.
+        seed_prompts: "paper", another registered name, a mapping of kinds to wordings, or an import path of one.
+        corpus_before_chunk: the teacher reads the whole corpus in front of every chunk, and the chunk once more behind it, so
+            that it can ask and answer about both. A LocalTeacher with a cascade reads a corpus of any length.
+        conversations_per_group: conversations about one chunk, which share its prefill.
+        num_rounds: questions and answers per conversation.
+        question_temperature, question_max_tokens: how the questions are decoded.
+        answer_temperature, answer_max_tokens: how the answers are decoded.
+        top_k, min_mass: log-probabilities recorded per answer token, and the mass at which they are cut.
+        off_corpus: other text, for conversations answered without any context.
+        off_corpus_share: their share of the groups, 0 to 1.
+        recording: folder for the conversations as they are made; by default ``recording`` in the run's folder.
+    """
+
+    @checked
+    def __init__(
+        self,
+        *,
+        teacher: Teacher | None = None,
+        min_chunk_tokens: PositiveInt = 512,
+        max_chunk_tokens: PositiveInt = 4096,
+        seed_prompts: str | dict[str, list[str]] = "paper",
+        corpus_before_chunk: bool = False,
+        conversations_per_group: Count = 16,
+        num_rounds: Count = 1,
+        question_temperature: Temperature = 0.6,
+        question_max_tokens: PositiveInt = 512,
+        answer_temperature: Temperature = 0.0,
+        answer_max_tokens: PositiveInt = 1024,
+        top_k: NonNegativeInt = 20,
+        min_mass: PositiveShare = 0.99,
+        off_corpus: Corpus | ReadCorpus | None = None,
+        off_corpus_share: Share = 0.0,
+        recording: WriteFolderName | None = None,
+    ) -> None:
+        if min_chunk_tokens > max_chunk_tokens:
+            raise SettingError(
+                "the shortest chunk is longer than the longest (the paper: 512, 4096)",
+                min_chunk_tokens=min_chunk_tokens,
+                max_chunk_tokens=max_chunk_tokens,
+            )
+        if off_corpus_share and off_corpus is None:
+            raise SettingError("needs off_corpus; give other text, or 0", off_corpus_share=off_corpus_share)
+        self.teacher = teacher or LocalTeacher()
+        self.chunker = TokenChunker(min_tokens=min_chunk_tokens, max_tokens=max_chunk_tokens)
+        self.seed_prompts, self.corpus_before_chunk = seed_prompts, corpus_before_chunk
+        self.conversations_per_group, self.num_rounds = conversations_per_group, num_rounds
+        self.question = Sampling(question_temperature, question_max_tokens)
+        self.answer = Sampling(answer_temperature, answer_max_tokens)
+        self.top_k, self.min_mass = top_k, min_mass
+        self.off_corpus = open_corpus(off_corpus) if isinstance(off_corpus, str | Path) else off_corpus
+        self.off_corpus_share, self.recording_folder = off_corpus_share, recording
+        self.threaded = not isinstance(self.teacher, LocalTeacher)
+
+    def connect(self, student: Student, material: Material) -> None:
+        """See `Source`; every conversation must fit the model's positions."""
+        super().connect(student, material)
+        self._off_corpus_ids = self._tokens_off_corpus()
+        require_room(
+            self.synthesizer(seed=0), student.config, read_again=student.objective.needs_teacher_hidden
+        )
+
+    def tell_proportions(self, corpus_tokens: int) -> None:
+        """See `Source`."""
+        chunks = self.chunker
+        tell_long_chunks(
+            min_tokens=chunks.min_tokens, max_tokens=chunks.max_tokens, corpus_tokens=corpus_tokens
+        )
+
+    def _tokens_off_corpus(self) -> NDArray[Any] | None:
+        if self.off_corpus is None:
+            return None
+        with called("off_corpus", getattr(self.off_corpus, "path", "")):
+            return self.off_corpus.token_ids(self.student.tokenizer)
+
+    def synthesizer(self, *, seed: int) -> Synthesizer:
+        """Makes the conversations that ``seed`` decides, once connected; before it is used the teacher must be bound."""
+        return Synthesizer(
+            corpus_ids=self.material.corpus_ids,
+            chunker=self.chunker,
+            renderer=self.material.renderer,
+            teacher=self.teacher,
+            seed_prompts=self.seed_prompts,
+            seed=seed,
+            conversations_per_group=self.conversations_per_group,
+            num_rounds=self.num_rounds,
+            question=self.question,
+            answer=self.answer,
+            top_k=self.top_k,
+            min_mass=self.min_mass,
+            off_corpus_ids=self._off_corpus_ids,
+            off_corpus_share=self.off_corpus_share,
+            corpus_sha256=self.material.corpus_sha256,
+            corpus_before_chunk=self.corpus_before_chunk,
+        )
+
+    def examples(self, *, seed: int, root: Path | None = None) -> ExampleSource:
+        """See `Source`."""
+        synthesizer, recording = self.synthesizer(seed=seed), None
+        if root is not None:
+            recording = Recording(
+                self.recording_folder or str(root / "recording"),
+                tokenizer=self.student.tokenizer,
+                settings=synthesizer.settings,
+                vocab_size=self.student.vocab_size,
+            )
+        return conversation_examples(
+            synthesizer, self.student, self.material, top_k=self.top_k, recording=recording
+        )
+
+    def conversations(self, count: int, *, seed: int, progress: bool = False) -> list[list[int]]:
+        """Made apart from the stream: they are not recorded, and take nothing from what is trained on. All are about the
+        corpus, and (seed, number) decides each."""
+        synthesizer = self.synthesizer(seed=seed)
+        synthesizer.conversations_per_group = min(self.conversations_per_group, _ASKED_PER_CHUNK)
+        synthesizer.off_corpus_share, synthesizer.top_k = 0.0, 0
+        made: list[list[int]] = []
+        with SteadyBar(total=count, desc="conversations", disable=not progress, leave=False) as bar:
+            for group in numbers():
+                if len(made) >= count:
+                    break
+                talks = [c.messages for c in synthesizer.conversations(group)]
+                made += [self.material.renderer.conversation_ids(talk)[0].tolist() for talk in talks]
+                bar.update(len(talks))
+        return made[:count]
+
+    def bind_teacher(self, model: PreTrainedModel) -> None:
+        """See `Source`."""
+        self.teacher.bind(model, self.student.tokenizer)
+
+    def close(self) -> None:
+        """See `Source`."""
+        self.teacher.close()
+
+    def run_settings(self) -> dict[str, Any]:
+        """See `Source`. Seed prompts stand as pairs: the order of kinds decides which of them a number draws."""
+        return constructed(
+            self,
+            "data.source",
+            min_chunk_tokens=self.chunker.min_tokens,
+            max_chunk_tokens=self.chunker.max_tokens,
+            seed_prompts=[*resolve_seed_prompts(self.seed_prompts).items()],
+            question_temperature=self.question.temperature,
+            question_max_tokens=self.question.max_new_tokens,
+            answer_temperature=self.answer.temperature,
+            answer_max_tokens=self.answer.max_new_tokens,
+            off_corpus=text_identity(self.off_corpus),
+            recording=self.recording_folder,
+        )
