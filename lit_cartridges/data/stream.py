@@ -115,10 +115,10 @@ class ExampleStream(IterableDataset[PackedBatch]):
             self.on_used(state)
 
     def __iter__(self) -> Iterator[PackedBatch]:
-        if get_worker_info() is not None:
+        if (worker := get_worker_info()) is not None:
             raise SettingError(
                 "the stream makes its batches in the process that trains; give its DataLoader 0",
-                num_workers=get_worker_info().num_workers,
+                num_workers=worker.num_workers,
             )
         if self._running is None or self._reached != self.start():
             skip = self.skip if self._running is None else int

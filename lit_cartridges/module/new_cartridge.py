@@ -65,7 +65,7 @@ def init_context(
         num_tokens=num_tokens,
         seed=seed,
         renderer=material.renderer,
-        self_study=made and partial(made, seed=seed + _INIT_SEED, progress=progress),
+        self_study=None if made is None else partial(made, seed=seed + _INIT_SEED, progress=progress),
         progress=progress,
     )
 

@@ -172,7 +172,7 @@ class SelfStudy(Source):
                 bar.update(len(talks))
         return made[:count]
 
-    def bind_teacher(self, model: PreTrainedModel) -> None:
+    def bind_teacher(self, model: PreTrainedModel | None) -> None:
         """See `Source`."""
         self.teacher.bind(model, self.student.tokenizer)
 

@@ -59,8 +59,8 @@ class Source(ABC):
             root: the run's folder, where what is made is kept; None to keep nothing.
         """
 
-    def bind_teacher(self, model: PreTrainedModel) -> None:  # noqa: B027 - few have a teacher
-        """Take the frozen model that asks and answers."""
+    def bind_teacher(self, model: PreTrainedModel | None) -> None:  # noqa: B027 - few have a teacher
+        """Take the frozen model that asks and answers; None for a teacher that brings its own."""
 
     def close(self) -> None:  # noqa: B027 - most hold nothing
         """Give back connections and memory."""
