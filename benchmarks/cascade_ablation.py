@@ -26,9 +26,9 @@ from benchmarks._cascade_variants import Variant, notes_ids, variants
 from lit_cartridges.cascade import cascade_prefill, streamed_logprobs
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.conversations.renderer import ChatRenderer
-from lit_cartridges.evals.cascade_system import CASCADE, CascadeSystem
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.passkey import passkey_cell
+from lit_cartridges.evals.systems import CASCADE, CascadeSystem
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.pocket.passkey import PocketPasskey
 from lit_cartridges.pocket.task import PocketQuestions

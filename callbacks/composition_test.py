@@ -16,8 +16,8 @@ from lit_cartridges.cartridge import Cartridge, Fingerprint
 from lit_cartridges.evals.asked import reserve_tokens
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.result import EvalResult
-from lit_cartridges.evals.system import of_cartridge, require_room
-from lit_cartridges.evals.task import EvalTask
+from lit_cartridges.evals.systems import of_cartridge, require_room
+from lit_cartridges.evals.tasks.task import EvalTask
 from lit_cartridges.settings import Count, PositiveInt, checked
 
 OWN, BOTH, JOINT, COMPOSED = "own", "both", "joint", "composed"

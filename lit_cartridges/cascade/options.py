@@ -71,3 +71,6 @@ class CascadeOptions:
     def streaming_llm(self) -> CascadeOptions:
         """StreamingLLM of the same total size: one sub-cache, which is a sliding window behind the sinks."""
         return replace(self, cascades=1)
+
+
+DEFAULT_CASCADE = CascadeOptions()

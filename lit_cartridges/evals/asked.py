@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lit_cartridges.conversations.renderer import ChatRenderer, user
-from lit_cartridges.evals.task import EvalError, EvalQuestion
+from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.evals.asked import Asked, asked, longest
 from lit_cartridges.evals.metrics import AnswerLogLikelihood, SecondsPerAnswer, ShareRight
 from lit_cartridges.evals.result import EvalResult, Reply
-from lit_cartridges.evals.system import System
-from lit_cartridges.evals.task import EvalError, EvalTask
+from lit_cartridges.evals.systems.system import System
+from lit_cartridges.evals.tasks.task import EvalError, EvalTask
 from lit_cartridges.generation import left_padded
 from lit_cartridges.losses import LanguageHead, NextToken, Targets, chunked_loss
 from lit_cartridges.terminal import printable_line

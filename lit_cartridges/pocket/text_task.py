@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
+from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion, EvalTask
 from lit_cartridges.pocket.questions import Question, ask_fact
 from lit_cartridges.pocket.statements import read_corpus
 from lit_cartridges.pocket.tokenizer import unknown_words

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
-from lit_cartridges.evals.task import EvalError, EvalQuestion
+from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion
 from lit_cartridges.pocket.corpus import WorldCorpus, WorldTokens
 from lit_cartridges.pocket.language import STATEMENTS, Fact, state
 from lit_cartridges.pocket.questions import Question, ask_list
