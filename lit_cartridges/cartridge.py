@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, PretrainedConfig, PreTrainedModel
 
 from lit_cartridges.attention.prefixed_cache import CartridgeCache
 from lit_cartridges.models.position_limit import max_positions
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lit_cartridges.attached import AttachedCartridge
 
 from lit_cartridges.cartridge_files.folder import load_cartridge, push_cartridge, save_cartridge
+from lit_cartridges.errors import SettingError
 from lit_cartridges.models.base_weights import digest_of
 from lit_cartridges.models.cache_shapes import shape_differences
 from lit_cartridges.provenance import Fingerprint, Provenance
@@ -232,18 +233,28 @@ class Cartridge(nn.Module):
         """Bytes of the keys, values and biases as held here, in fp32; a 16-bit model reads half of it."""
         return sum(x.numel() * x.element_size() for x in (*self.buffers(), *self.parameters()))
 
-    def require_fit(self, model: PreTrainedModel) -> None:
-        """Raise ValueError, naming each difference, when the cartridge was made for a model of another shape."""
+    def require_made_for(
+        self, config: PretrainedConfig, model: str, *, called: str = "this cartridge"
+    ) -> None:
+        """Raise SettingError, naming each difference, when the cartridge was made for a model of another shape.
+
+        Args:
+            config, model: of the model, and what the message calls it.
+            called: what it calls the cartridge.
+        """
         said = self.provenance.fingerprint
-        differences = said.differences(Fingerprint.of_config(model.config)) if said else []
+        differences = said.differences(Fingerprint.of_config(config)) if said else []
         # The tensors as well, whatever is said of them; without joining frozen and trained, at every generation.
         held = list(self.trainable_keys), list(self.trainable_values)
-        if differences := list(dict.fromkeys([*differences, *shape_differences(*held, model.config)])):
-            raise ValueError(
-                f"this cartridge (of {self.provenance.base_model or 'an unnamed model'}) does not fit "
-                f"{model.config._name_or_path or type(model).__name__}: cartridge against model, "
-                + "; ".join(differences)
+        if differences := list(dict.fromkeys([*differences, *shape_differences(*held, config)])):
+            raise SettingError(
+                f"{called} (of {self.provenance.base_model or 'an unnamed model'}) does not fit {model}: cartridge against "
+                "model, " + "; ".join(differences)
             )
+
+    def require_fit(self, model: PreTrainedModel) -> None:
+        """Raise ValueError when the cartridge was made for a model of another shape, or leaves it no position."""
+        self.require_made_for(model.config, model.config._name_or_path or type(model).__name__)
         limit = max_positions(model.config)
         if limit is not None and self.num_tokens >= limit:
             raise ValueError(

@@ -8,10 +8,9 @@ from itertools import chain
 from pathlib import Path
 
 from jsonargparse.typing import SecretStr
-from transformers import PretrainedConfig
 
 import lit_cartridges.evals  # noqa: F401  tasks can then be named without their module
-from lit_cartridges.cartridge import Cartridge, Fingerprint
+from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.cascade.options import DEFAULT_CASCADE, CascadeOptions
 from lit_cartridges.command_line.parsers import run_function
 from lit_cartridges.commands.measuring import require_sizes, tell_left_out, write_json
@@ -138,7 +137,8 @@ def evaluate_command(
     setting = "model" if model else "base_model of the cartridge"
     hub = hub_options(settings) | {"setting": setting}
     config = load_config(name, **hub)
-    _require_made_for(config, name, loaded)
+    for title, cartridge in loaded.items():
+        cartridge.require_made_for(config, f"model={name}", called=f"cartridges: {title}")
     tokenizer = load_tokenizer(name, **hub)
     renderer = ChatRenderer(tokenizer, system_template=system_template, enable_thinking=enable_thinking)
     documents = open_corpus(corpus) if isinstance(corpus, str | Path) else corpus
@@ -199,16 +199,6 @@ def _load_cartridges(given: Sequence[str]) -> dict[str, Cartridge]:
         with called("cartridges", path):
             loaded[name] = Cartridge.from_pretrained(path)
     return loaded
-
-
-def _require_made_for(config: PretrainedConfig, model: str, cartridges: dict[str, Cartridge]) -> None:
-    for name, cartridge in cartridges.items():
-        made_for = cartridge.provenance.fingerprint
-        if made_for and (differences := made_for.differences(Fingerprint.of_config(config))):
-            raise EvalError(
-                f"cartridges: {name} (of {cartridge.provenance.base_model or 'an unnamed model'}) does not fit "
-                f"model={model}: cartridge against model, " + "; ".join(differences)
-            )
 
 
 def main(args: list[str]) -> None:

@@ -9,8 +9,8 @@ from itertools import product
 from math import gcd
 from pathlib import Path
 
+from lit_cartridges.comparison.init_options import FROM_CARTRIDGE, TEXT, Options
 from lit_cartridges.comparison.recipe import Recipe
-from lit_cartridges.comparison.strategies import FROM_CARTRIDGE, TEXT, Options
 from lit_cartridges.init import INITS
 
 _POCKET = "package:lit_cartridges.pocket/model"

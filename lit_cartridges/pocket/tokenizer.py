@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from lit_cartridges.pocket import language
-from lit_cartridges.pocket.seed_prompts import SEED_PROMPTS
+from lit_cartridges.pocket.language import SEED_PROMPTS
 from lit_cartridges.pocket.vocabulary import NAMES, VALUES
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from lit_cartridges.cartridge_cli import CartridgeCLI
 from lit_cartridges.cli import main
 from lit_cartridges.comparison.plan import Plan
 from lit_cartridges.comparison.recipe import Recipe
-from lit_cartridges.comparison.results import Mean
+from lit_cartridges.evals.statistics import Mean
 from lit_cartridges.strategies import training_processes
 
 CORPUS_TOKENS = 240

@@ -27,7 +27,7 @@ from lit_cartridges.evals.systems import (
 )
 from lit_cartridges.init import FirstTokens, InitContext
 from lit_cartridges.models import load_model, load_tokenizer
-from lit_cartridges.pocket.demo.plan import Text
+from lit_cartridges.pocket.demo.plan import DemoText
 from lit_cartridges.pocket.demo.training import Trained
 from lit_cartridges.text import text_ids
 
@@ -62,12 +62,12 @@ class Scorer:
         self.model, self.tokenizer = load_model(MODEL), load_tokenizer(MODEL)
         self.renderer = ChatRenderer(self.tokenizer)
 
-    def score(self, system: System, text: Text, training_s: float | None = None) -> Row:
+    def score(self, system: System, text: DemoText, training_s: float | None = None) -> Row:
         """Accuracy and the rest of one system on one text's questions."""
         result = evaluate(self.model, self.renderer, system, text.task(), max_new_tokens=_MAX_NEW_TOKENS)
         return Row(text.name, result, training_s)
 
-    def rows(self, texts: Sequence[Text], trained: Sequence[Trained]) -> list[Row]:
+    def rows(self, texts: Sequence[DemoText], trained: Sequence[Trained]) -> list[Row]:
         """The whole table: baselines and cartridges by text, then two cartridges composed."""
         rows = []
         for text in texts:
@@ -81,7 +81,7 @@ class Scorer:
                 rows.append(self.score(system, text, one.training_s + shared))
         return rows + self._composed(trained)
 
-    def _baselines(self, text: Text, *, first_tokens: int) -> list[Row]:
+    def _baselines(self, text: DemoText, *, first_tokens: int) -> list[Row]:
         ids = torch.tensor(text_ids(self.tokenizer, text.path.read_text())).numpy()
         reserve = reserve_tokens(self.renderer, text.task().questions(), _MAX_NEW_TOKENS)
         given = SystemInput(
@@ -108,7 +108,7 @@ class Scorer:
         return [*rows, self.score(self._in_context(text, given), text)]
 
     @staticmethod
-    def _in_context(text: Text, given: SystemInput) -> System:
+    def _in_context(text: DemoText, given: SystemInput) -> System:
         """The whole text where the model has learnt to read so much, and else its first tokens."""
         whole, truncated = chosen([ICL, TRUNCATED_ICL], AskedKind)
         try:
