@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 from lit_cartridges.cartridge_files.folder import load_cartridge, push_cartridge, save_cartridge
 from lit_cartridges.errors import SettingError
-from lit_cartridges.models.base_weights import digest_of
+from lit_cartridges.models.base_weights import digest_of, require_same_weights
 from lit_cartridges.models.cache_shapes import shape_differences
 from lit_cartridges.provenance import Fingerprint, Provenance
 
@@ -136,7 +136,7 @@ class Cartridge(nn.Module):
         first = cartridges[0]
         for other in cartridges[1:]:
             _require_same_model(first, other)
-        _require_same_weights(cartridges)
+        require_same_weights([c.provenance for c in cartridges])
         parts = [c.tensors() for c in cartridges]
         cuts = [0 if keep_sinks or i == 0 else c.num_frozen_tokens for i, c in enumerate(cartridges)]
         keys, values = (
@@ -306,12 +306,3 @@ def _require_same_model(first: Cartridge, other: Cartridge) -> None:
         differences = [f"(kv_heads, head_dim) per layer: {shapes[0]} against {shapes[1]}"]
     if differences:
         raise ValueError("cannot compose cartridges of different models: " + "; ".join(differences))
-
-
-def _require_same_weights(cartridges: Sequence[Cartridge]) -> None:
-    known = {digest_of(c.provenance): c.provenance.base_model for c in cartridges if digest_of(c.provenance)}
-    if len(known) > 1:
-        what = ", ".join(
-            f"{name or 'an unnamed model'!r} (digest {digest[:12]})" for digest, name in known.items()
-        )
-        raise ValueError(f"cannot compose cartridges that were made with different weights: {what}")

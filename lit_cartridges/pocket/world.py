@@ -8,6 +8,7 @@ from zlib import crc32
 
 from lit_cartridges.pocket.language import FILLERS, OPENINGS, STATEMENTS, Fact, state
 from lit_cartridges.pocket.pocket_text import PocketText
+from lit_cartridges.pocket.questions import Question, ask_fact
 from lit_cartridges.pocket.vocabulary import ATTRIBUTES, KIND_OF, NAMES, VALUES
 
 HELD_OUT_OF = 5
@@ -101,13 +102,8 @@ class World:
     def _filler(rng: random.Random) -> list[Sentence]:
         return [(rng.choice(FILLERS).split(), None)] if rng.random() < _FILLED else []
 
-    def questions(self, corpus: PocketText, n: int, seed: int = 0) -> list:
-        """`n` questions about facts of the corpus, no fact twice before every fact was asked once.
-
-        Returns `lit_cartridges.pocket.questions.Question` objects.
-        """
-        from lit_cartridges.pocket.questions import ask_fact
-
+    def questions(self, corpus: PocketText, n: int, seed: int = 0) -> list[Question]:
+        """`n` questions about facts of the corpus, no fact twice before every fact was asked once."""
         rng = random.Random(f"{self.seed} {self.held_out} {seed} questions")
         facts: list[Fact] = []
         while len(facts) < n:
