@@ -63,12 +63,21 @@ def generate(
 
 
 def greedy(stop_token_ids: Sequence[int], max_new_tokens: int) -> GenerationConfig:
-    """Decoding that takes the likeliest token until a stop token, whatever the model's own defaults are."""
+    """Decoding that takes the likeliest token until a stop token.
+
+    What is not said here, transformers takes from the model's own defaults: those that sample, search, punish or forbid
+    repetition are said, and tokens that the model's makers ban stay banned.
+    """
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
+        min_length=0,
+        min_new_tokens=0,
         do_sample=False,
         num_beams=1,
+        num_return_sequences=1,
         repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        guidance_scale=1.0,
         eos_token_id=list(stop_token_ids) or None,
         pad_token_id=pad_token_id(stop_token_ids),
     )

@@ -53,6 +53,7 @@ MOVED = {
     "self_study.recording": "conversations.recording",
     "self_study.renderer": "conversations.renderer",
     "steady_bar": "runs.steady_bar",
+    "strategies.returned_memory": "strategies.sharded_loading",
     "teachers.conversation": "conversations.conversation",
     "teachers.conversation_columns": "conversations.columns",
     "teachers.conversation_file": "conversations.parquet",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
 
 from jsonargparse.typing import SecretStr
 
@@ -141,9 +140,9 @@ def evaluate_command(
         cartridge.require_made_for(config, f"model={name}", called=f"cartridges: {title}")
     tokenizer = load_tokenizer(name, **hub)
     renderer = ChatRenderer(tokenizer, system_template=system_template, enable_thinking=enable_thinking)
-    documents = open_corpus(corpus) if isinstance(corpus, str | Path) else corpus
     corpus_ids: TokenIds = []
-    if documents is not None:
+    if corpus is not None:
+        documents = open_corpus(corpus)
         with called("corpus", getattr(documents, "path", "")):
             corpus_ids = documents.token_ids(tokenizer)
     reserve = reserve_tokens(renderer, questions, max_new_tokens)

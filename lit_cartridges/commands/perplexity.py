@@ -125,7 +125,7 @@ def _documents(
         opening = ChatRenderer(tokenizer).context_ids([])
     documents = []
     for corpus in corpora:
-        for document in (open_corpus(corpus) if isinstance(corpus, str | Path) else corpus).documents():
+        for document in open_corpus(corpus).documents():
             ids = (opening + text_ids(tokenizer, document.text))[:num_tokens]
             if len(ids) > 1:
                 documents.append(ids)
