@@ -23,13 +23,13 @@ from torch import Tensor
 
 from benchmarks import _common as common
 from benchmarks._cascade_variants import Variant, notes_ids, variants
-from lit_cartridges.cascade import cascade_prefill, streamed_logprobs
+from lit_cartridges.cascade import streamed_logprobs
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.passkey import passkey_cell
 from lit_cartridges.evals.statistics import Mean
-from lit_cartridges.evals.systems import CASCADE, CascadeSystem
+from lit_cartridges.evals.systems import CASCADE, streamed
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.pocket.passkey import PocketPasskey
 from lit_cartridges.pocket.pocket_text import PocketText
@@ -162,11 +162,7 @@ def _questions(args: Any, bench: _Bench, variant: Variant) -> float:
             seed=_seed(args, 500 + index), num_tokens=4 * args.total_tokens, num_questions=25
         )
         ids = text_ids(bench.renderer.tokenizer, task.corpus.pocket_text.text)
-        cache = variant.new_cache(bench.model.config)
-        cascade_prefill(
-            bench.model, cache, torch.tensor([bench.renderer.context_ids(ids)], device=args.device)
-        )
-        system = CascadeSystem(name=CASCADE, cache=cache, prefill_s=0.0)
+        system = streamed(CASCADE, bench.model, bench.renderer, ids, variant)
         found.append(evaluate(bench.model, bench.renderer, system, task, max_new_tokens=12).accuracy)
     return statistics.fmean(found)
 
