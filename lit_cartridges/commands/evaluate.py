@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from itertools import chain
+from functools import partial
 
 from jsonargparse.typing import SecretStr
 
@@ -12,7 +12,7 @@ import lit_cartridges.evals  # noqa: F401  tasks can then be named without their
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.cascade.options import DEFAULT_CASCADE, CascadeOptions
 from lit_cartridges.command_line.parsers import run_function
-from lit_cartridges.commands.measuring import require_sizes, tell_left_out, write_json
+from lit_cartridges.commands.measuring import left_out_where_too_long, require_sizes, write_json
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
 from lit_cartridges.errors import called
@@ -27,7 +27,6 @@ from lit_cartridges.evals.systems import (
     chosen,
     names_of,
     of_cartridge,
-    read_each,
     require_room,
 )
 from lit_cartridges.evals.table import text_table
@@ -157,23 +156,21 @@ def evaluate_command(
         if difference := other_weights(cartridge, frozen):
             print(f"warning: {title}: {difference}", file=sys.stderr)
 
-    given_texts = SystemInput(model=frozen, renderer=renderer, corpus_ids=corpus_ids, sizes=sizes)
-    results = [
-        evaluate(
-            frozen,
-            renderer,
-            system,
-            task,
-            batch_size=batch_size,
-            max_new_tokens=max_new_tokens,
-            num_questions=num_questions,
-            progress=progress,
-        )
-        for system in chain(
-            (of_cartridge(title, cartridge, frozen) for title, cartridge in loaded.items()),
-            read_each(baselines, given_texts, left_out=tell_left_out),
-        )
-    ]
+    ask = partial(
+        evaluate,
+        frozen,
+        renderer,
+        task=task,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        num_questions=num_questions,
+        progress=progress,
+    )
+    results = [ask(of_cartridge(title, cartridge, frozen)) for title, cartridge in loaded.items()]
+    readable = SystemInput(model=frozen, renderer=renderer, corpus_ids=corpus_ids, sizes=sizes)
+    for kind in baselines:
+        with left_out_where_too_long():
+            results.append(ask(kind.read(readable)))  # one at a time, so that one prefix is in memory
     if results:
         print(text_table(results))
     if out is not None:

@@ -21,18 +21,13 @@ def require_sizes(kinds: Iterable[SystemKind], config: PretrainedConfig, sizes: 
         kind.check(config, sizes)
 
 
-def tell_left_out(error: ContextTooLong) -> None:
-    """Print the line that stands in for a system's row."""
-    print(printable(f"left out {error}"))
-
-
 @contextmanager
 def left_out_where_too_long() -> Iterator[None]:
-    """A text that does not fit ends the block with a line, and nothing else."""
+    """A text that does not fit ends the block with a line, which stands in for the system's row."""
     try:
         yield
     except ContextTooLong as error:
-        tell_left_out(error)
+        print(printable(f"left out {error}"))
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:

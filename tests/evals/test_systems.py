@@ -20,12 +20,12 @@ from lit_cartridges.evals import systems
 from lit_cartridges.evals.systems import (
     SYSTEMS,
     AskedKind,
+    ContextTooLong,
     Sizes,
     StreamedKind,
     SystemInput,
     chosen,
     names_of,
-    read_each,
     registry,
 )
 from lit_cartridges.evals.tasks.passkey import EnglishPasskey
@@ -82,15 +82,15 @@ def test_sizes_are_refused_by_those_that_they_concern(llama):
             kind.check(llama.config, wrong)
 
 
-def test_what_does_not_fit_is_told_and_the_others_are_read(llama):
-    told = []
+def test_what_does_not_fit_is_told_by_its_name(llama):
     small = given(llama, sizes=Sizes(reserve_tokens=4, max_context_tokens=30))
-    kinds = chosen(["icl", "truncated_icl"], AskedKind)
-    assert [system.num_kv_tokens for system in read_each(kinds, small, left_out=told.append)] == [26]
-    assert [str(error).partition(":")[0] for error in told] == ["icl"]
+    with pytest.raises(ContextTooLong, match="^icl: the corpus takes 42 tokens"):
+        SYSTEMS["icl"].read(small)
+    assert SYSTEMS["truncated_icl"].read(small).num_kv_tokens == 26
     crowded = given(llama, sizes=Sizes(reserve_tokens=600))
-    assert not list(read_each(chosen(["no_context"], AskedKind), crowded, left_out=told.append))
-    assert "no_context" in str(told[-1])
+    for name in ("icl", "truncated_icl", "no_context"):
+        with pytest.raises(ContextTooLong, match=f"^{name}: .*600"):
+            SYSTEMS[name].read(crowded)
 
 
 def test_the_file_that_contributing_shows_adds_a_system_to_all_that_compare(

@@ -14,7 +14,7 @@ from lit_cartridges.evals.systems.dense import DENSE
 from lit_cartridges.evals.systems.icl import ICL, icl
 from lit_cartridges.evals.systems.kind import AskedKind, Sizes, StreamedKind, SystemInput, SystemKind
 from lit_cartridges.evals.systems.no_context import NO_CONTEXT, no_context
-from lit_cartridges.evals.systems.registry import SYSTEMS, chosen, names_of, read_each
+from lit_cartridges.evals.systems.registry import SYSTEMS, chosen, names_of
 from lit_cartridges.evals.systems.streaming_llm import STREAMING_LLM
 from lit_cartridges.evals.systems.system import (
     ContextTooLong,
@@ -51,7 +51,6 @@ __all__ = [
     "names_of",
     "no_context",
     "of_cartridge",
-    "read_each",
     "require_room",
     "streamed",
     "truncated_icl",

@@ -44,10 +44,4 @@ class WholeICL(AskedKind):
 
     def read(self, given: SystemInput) -> System:
         """See `AskedKind.read`."""
-        return icl(
-            given.model,
-            given.renderer,
-            given.corpus_ids,
-            reserve_tokens=given.sizes.reserve_tokens,
-            max_context_tokens=given.sizes.max_context_tokens,
-        )
+        return icl(**given.context)

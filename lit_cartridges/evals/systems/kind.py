@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
@@ -47,6 +47,17 @@ class SystemInput:
     corpus_ids: TokenIds = ()
     cartridge: Cartridge | None = None
     sizes: Sizes = field(default_factory=Sizes)
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """The arguments of those that put the corpus into the context."""
+        return {
+            "model": self.model,
+            "renderer": self.renderer,
+            "corpus_ids": self.corpus_ids,
+            "reserve_tokens": self.sizes.reserve_tokens,
+            "max_context_tokens": self.sizes.max_context_tokens,
+        }
 
 
 class SystemKind:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import TypeVar
 
 from lit_cartridges.errors import SettingError
-from lit_cartridges.evals.systems.kind import AskedKind, SystemInput, SystemKind
-from lit_cartridges.evals.systems.system import ContextTooLong, System
+from lit_cartridges.evals.systems.kind import SystemKind
 
 _PACKAGE = __name__.rpartition(".")[0]
 
@@ -55,16 +54,3 @@ def chosen(systems: Sequence[str], kind: type[Kind], *, with_cartridge: bool = F
     if not systems or any(name not in known for name in systems):
         raise SettingError(f"must name some of {', '.join(known)}", systems=list(systems))
     return [one for name in systems if isinstance(one := SYSTEMS[name], kind)]
-
-
-def read_each(
-    kinds: Iterable[AskedKind], given: SystemInput, *, left_out: Callable[[ContextTooLong], object]
-) -> Iterator[System]:
-    """One at a time, so that one of them is in memory; those that do not fit the context are told and left out."""
-    for kind in kinds:
-        try:
-            system = kind.read(given)
-        except ContextTooLong as error:
-            left_out(error)
-        else:
-            yield system

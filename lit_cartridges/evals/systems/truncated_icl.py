@@ -42,10 +42,4 @@ class TruncatedICL(AskedKind):
 
     def read(self, given: SystemInput) -> System:
         """See `AskedKind.read`."""
-        return truncated_icl(
-            given.model,
-            given.renderer,
-            given.corpus_ids,
-            reserve_tokens=given.sizes.reserve_tokens,
-            max_context_tokens=given.sizes.max_context_tokens,
-        )
+        return truncated_icl(**given.context)
