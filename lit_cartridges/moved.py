@@ -32,7 +32,6 @@ MOVED = {
     "formats.base_model": "formats.source",
     "key_biases": "attention.key_biases",
     "merged_attention": "attention.merged",
-    "models.found_models": "models.places",
     "new_cartridge": "module.new_cartridge",
     "packed_forward": "module.packed_forward",
     "pocket.seed_prompts": "pocket.language",

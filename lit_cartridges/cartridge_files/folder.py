@@ -37,7 +37,7 @@ from lit_cartridges.cartridge_files.description import (
 from lit_cartridges.cartridge_files.model_card import model_card
 from lit_cartridges.errors import CartridgesError
 from lit_cartridges.files.content import one_line
-from lit_cartridges.models.places import unreachable
+from lit_cartridges.models.found_models import unreachable
 from lit_cartridges.provenance import Provenance
 from lit_cartridges.runs.atomic_files import write_atomically
 

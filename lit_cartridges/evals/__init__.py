@@ -1,5 +1,6 @@
 """Evaluation: tasks, systems under test, and the figures that compare them."""
 
+from lit_cartridges.evals import tasks
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.result import EvalResult, Reply
 from lit_cartridges.evals.systems import (
@@ -24,6 +25,7 @@ from lit_cartridges.evals.tasks import (
     PasskeyLanguage,
     QuestionFile,
 )
+from lit_cartridges.found_classes import found_classes
 
 __all__ = [
     "SYSTEMS",
@@ -48,3 +50,5 @@ __all__ = [
     "text_table",
     "truncated_icl",
 ]
+
+globals().update(found_classes(tasks.__name__, EvalTask))  # every task, by its name

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from huggingface_hub.utils import logging as hub_logging
-from huggingface_hub.utils import validate_repo_id
 
 from lit_cartridges.models.adapters import Adapter, find_adapter
 from lit_cartridges.models.errors import ModelError, Refused, explained
@@ -124,30 +119,3 @@ def _ask_hub(source: str, *, revision: str | None, token: str | None) -> None:
         pass  # an adapter's repository, or one without a model, which transformers says
     finally:
         hub_logging.set_verbosity(before)
-
-
-def unreachable(place: str, *, file: str) -> str | None:
-    """Why what ``place`` names cannot be read, where that can be told at once; None where only trying tells.
-
-    The Hub's client says it in a page, or after a minute of waiting.
-
-    Args:
-        place: a folder, or an id on the Hub.
-        file: what it must hold.
-    """
-    if Path(place).is_dir():
-        return None if Path(place, file).is_file() else f"the folder holds no {file}"
-    if Path(place).exists():
-        return "is a file; give a folder, or an id on the Hub"
-    try:
-        validate_repo_id(place)
-    except HFValidationError:
-        return "there is no such folder, and it is no id on the Hub"
-    if constants.HF_HUB_OFFLINE or isinstance(try_to_load_from_cache(place, file), str) or getproxies():
-        return None
-    host = urlsplit(os.environ.get("HF_ENDPOINT", constants.ENDPOINT)).hostname
-    try:
-        socket.getaddrinfo(host, 443)
-    except OSError:
-        return f"there is no such folder, and the Hub ({host}) cannot be reached to look for it there"
-    return None

@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
-import pkgutil
-from collections.abc import Iterable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from typing import TypeVar
 
 from lit_cartridges.errors import SettingError
-from lit_cartridges.evals.systems.kind import SystemKind
+from lit_cartridges.evals.systems.kind import AskedKind, StreamedKind, SystemKind
+from lit_cartridges.found_classes import found_classes
 
 _PACKAGE = __name__.rpartition(".")[0]
 
 Kind = TypeVar("Kind", bound=SystemKind)
 
 
-def found_in(folders: Iterable[str], package: str = _PACKAGE) -> dict[str, SystemKind]:
-    """The systems that the modules in these folders of ``package`` define, by name."""
-    found: dict[str, SystemKind] = {}
-    for module_name in sorted(info.name for info in pkgutil.iter_modules(folders)):
-        module = import_module(f"{package}.{module_name}")
-        for value in vars(module).values():
-            if (
-                inspect.isclass(value)
-                and issubclass(value, SystemKind)
-                and value.__module__ == module.__name__
-                and hasattr(value, "name")
-            ):
-                found[value.name] = value()
-    return found
+def found_systems() -> dict[str, SystemKind]:
+    """What the files of this folder define, by name."""
+    kinds = found_classes(_PACKAGE, AskedKind) | found_classes(_PACKAGE, StreamedKind)
+    return {kind.name: kind() for kind in sorted(kinds.values(), key=lambda kind: kind.name)}
 
 
-SYSTEMS = found_in(import_module(_PACKAGE).__path__)
+SYSTEMS = found_systems()
 
 
 def names_of(kind: type[Kind], *, with_cartridge: bool = False) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from lit_cartridges.evals.tasks.longhealth import LongHealth, LongHealthCorpus
 from lit_cartridges.evals.tasks.passkey import EnglishPasskey, PasskeyLanguage
 from lit_cartridges.evals.tasks.question_file import QuestionFile
 from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion, EvalTask
+from lit_cartridges.found_classes import found_classes
 
 __all__ = [
     "EnglishPasskey",
@@ -15,3 +16,5 @@ __all__ = [
     "PasskeyLanguage",
     "QuestionFile",
 ]
+
+globals().update(found_classes(__name__, EvalTask))  # every task of this folder, by its name
