@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,14 @@ def test_rooms_import_downwards_and_to_the_left():
         )
     ]
     assert not climbing, "\n".join(climbing)
+
+
+def test_no_two_files_need_each_other():
+    graph: dict[str, set[str]] = {}
+    for module, other, _ in imports():
+        if module != other:
+            graph.setdefault(module, set()).add(other)
+    list(TopologicalSorter(graph).static_order())  # a CycleError names the files
 
 
 def test_late_imports_are_those_that_have_a_reason():
