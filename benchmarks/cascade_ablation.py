@@ -23,17 +23,19 @@ from torch import Tensor
 
 from benchmarks import _common as common
 from benchmarks._cascade_variants import Variant, notes_ids, variants
-from lit_cartridges.cascade import cascade_prefill, streamed_logprobs
+from lit_cartridges.cascade import streamed_logprobs
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.conversations.renderer import ChatRenderer
-from lit_cartridges.evals.cascade_system import CASCADE, CascadeSystem
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.passkey import passkey_cell
+from lit_cartridges.evals.statistics import Mean
+from lit_cartridges.evals.systems import CASCADE, streamed
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.pocket.passkey import PocketPasskey
+from lit_cartridges.pocket.pocket_text import PocketText
 from lit_cartridges.pocket.task import PocketQuestions
 from lit_cartridges.pocket.vocabulary import ATTRIBUTE_OF, KIND_OF
-from lit_cartridges.pocket.world import Corpus, World
+from lit_cartridges.pocket.world import World
 from lit_cartridges.text import text_ids
 
 POCKET = "package:lit_cartridges.pocket/model"
@@ -112,7 +114,7 @@ def _bench(args: Any) -> _Bench:
     )
 
 
-def _kinds(corpus: Corpus, far: int) -> list[int]:
+def _kinds(corpus: PocketText, far: int) -> list[int]:
     """Of every token, an index into `KINDS`."""
     kinds, last = [], None
     for word in corpus.words:
@@ -135,17 +137,17 @@ def _measured(args: Any, bench: _Bench, variant: Variant, default: dict[str, Any
     cache = variant.new_cache(bench.model.config)
     nats = -streamed_logprobs(bench.model, cache, bench.ids).double().cpu()
     by_document = nats.mean(1).tolist()
-    differences = [a - b for a, b in zip(by_document, (default or {}).get("by_document", []), strict=False)]
+    difference = Mean.of(
+        [a - b for a, b in zip(by_document, (default or {}).get("by_document", []), strict=False)]
+    )
     return {
         "setting": variant.setting,
         "value": variant.value,
         "cache": cache.settings(),
         "nats_per_token": nats.mean().item(),
         "by_document": by_document,
-        "difference": statistics.fmean(differences) if differences else None,
-        "standard_error": statistics.stdev(differences) / len(differences) ** 0.5
-        if len(differences) > 1
-        else None,
+        "difference": difference.mean,
+        "standard_error": difference.standard_error,
         "by_kind": {kind: nats[bench.kinds == i].mean().item() for i, kind in enumerate(KINDS)},
         "questions": _questions(args, bench, variant),
         "passkey": statistics.fmean(_passkeys(args, bench, variant)),
@@ -160,11 +162,7 @@ def _questions(args: Any, bench: _Bench, variant: Variant) -> float:
             seed=_seed(args, 500 + index), num_tokens=4 * args.total_tokens, num_questions=25
         )
         ids = text_ids(bench.renderer.tokenizer, task.corpus.pocket_text.text)
-        cache = variant.new_cache(bench.model.config)
-        cascade_prefill(
-            bench.model, cache, torch.tensor([bench.renderer.context_ids(ids)], device=args.device)
-        )
-        system = CascadeSystem(name=CASCADE, cache=cache, prefill_s=0.0)
+        system = streamed(CASCADE, bench.model, bench.renderer, ids, variant)
         found.append(evaluate(bench.model, bench.renderer, system, task, max_new_tokens=12).accuracy)
     return statistics.fmean(found)
 

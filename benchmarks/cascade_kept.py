@@ -25,8 +25,9 @@ from lit_cartridges.cascade.cascade_layer import CascadeLayer
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.models import load_model, load_tokenizer
+from lit_cartridges.pocket.pocket_text import PocketText
 from lit_cartridges.pocket.vocabulary import ATTRIBUTE_OF, KIND_OF
-from lit_cartridges.pocket.world import Corpus, World
+from lit_cartridges.pocket.world import World
 from lit_cartridges.text import text_ids
 
 KINDS = ("name", "value", "full stop", "other")
@@ -90,7 +91,7 @@ _SHOWN = {
 }
 
 
-def _looked_at(layer: Any, corpus: Corpus, opening: int) -> dict[str, float | None]:
+def _looked_at(layer: Any, corpus: PocketText, opening: int) -> dict[str, float | None]:
     """The figures of one layer that has read one text; None where there was nothing to average."""
     shape, counts = layer.shape, layer.counts[0].tolist()
     newest = counts[0]

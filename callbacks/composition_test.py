@@ -12,12 +12,13 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_cartridges.callbacks.periodic_eval import PeriodicEval, material_of
-from lit_cartridges.cartridge import Cartridge, Fingerprint
+from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.evals.asked import reserve_tokens
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.result import EvalResult
-from lit_cartridges.evals.system import of_cartridge, require_room
-from lit_cartridges.evals.task import EvalTask
+from lit_cartridges.evals.statistics import share_error
+from lit_cartridges.evals.systems import of_cartridge, require_room
+from lit_cartridges.evals.tasks.task import EvalTask
 from lit_cartridges.settings import Count, PositiveInt, checked
 
 OWN, BOTH, JOINT, COMPOSED = "own", "both", "joint", "composed"
@@ -109,7 +110,10 @@ class CompositionTest(PeriodicEval):
             return
         for name, other in self.others.items():
             self._cartridges[name] = cartridge = Cartridge.from_pretrained(other.path)
-            _require_made_for(pl_module.model_config, pl_module.model_name, other.path, cartridge)
+            cartridge.require_made_for(
+                pl_module.model_config, pl_module.model_name, called=f"others: {other.path}"
+            )
+            _warn_of_another_model(cartridge, other.path, pl_module.model_name)
         renderer = material_of(pl_module, self).renderer
         tasks = [*self._tasks.values(), *([self.joint_task] if self.joint_task else [])]
         needed = max(
@@ -165,19 +169,14 @@ def _pooled(results: Sequence[EvalResult]) -> dict[str, float]:
     accuracy = sum(result.accuracy * result.num_questions for result in results) / questions
     return {
         "accuracy": accuracy,
-        "accuracy_standard_error": (accuracy * (1 - accuracy) / questions) ** 0.5,
+        "accuracy_standard_error": share_error(accuracy, questions),
         "answer_log_likelihood": sum(r.answer_log_likelihood * r.num_questions for r in results) / questions,
         "seconds_per_answer": sum(r.seconds_per_answer * r.num_questions for r in results) / questions,
     }
 
 
-def _require_made_for(config: Any, model_name: str, path: str, cartridge: Cartridge) -> None:
+def _warn_of_another_model(cartridge: Cartridge, path: str, model_name: str) -> None:
     known = cartridge.provenance
-    if known.fingerprint and (differences := known.fingerprint.differences(Fingerprint.of_config(config))):
-        raise ValueError(
-            f"others: {path} is a cartridge of {known.base_model or 'an unnamed model'} and does not fit {model_name}: "
-            "cartridge against model, " + "; ".join(differences)
-        )
     if known.base_model and known.base_model != model_name:
         _warn(
             "CompositionTest: %s was made for %s, and this run's model is %s",

@@ -11,31 +11,27 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_cartridges.callbacks.periodic_eval import PeriodicEval, material_of
-from lit_cartridges.cascade.options import CascadeOptions
-from lit_cartridges.errors import SettingError
+from lit_cartridges.cascade.options import DEFAULT_CASCADE, CascadeOptions
 from lit_cartridges.evals.asked import reserve_tokens
-from lit_cartridges.evals.cascade_system import STREAMS, stream_options, streamed
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.result import EvalResult
-from lit_cartridges.evals.system import (
-    BASELINES,
+from lit_cartridges.evals.systems import (
     CARTRIDGE,
     ICL,
     NO_CONTEXT,
     TRUNCATED_ICL,
+    AskedKind,
     ContextTooLong,
+    Sizes,
     System,
-    icl,
-    no_context,
+    SystemInput,
+    chosen,
     of_cartridge,
     require_room,
-    truncated_icl,
 )
-from lit_cartridges.evals.task import EvalTask
+from lit_cartridges.evals.tasks.task import EvalTask
 from lit_cartridges.settings import Count, PositiveInt, checked
 
-_KNOWN = (CARTRIDGE, *BASELINES, *STREAMS)
-_CASCADE = CascadeOptions()
 _warn = rank_zero_only(logging.getLogger(__name__).warning)
 
 
@@ -70,20 +66,19 @@ class LongContextEval(PeriodicEval):
         *,
         task: EvalTask,
         every_n_steps: PositiveInt = 100,
-        systems: Sequence[str] = (CARTRIDGE, *BASELINES),
+        systems: Sequence[str] = (CARTRIDGE, ICL, TRUNCATED_ICL, NO_CONTEXT),
         num_questions: PositiveInt | None = None,
         batch_size: Count = 64,
         max_new_tokens: PositiveInt = 64,
         max_context_tokens: PositiveInt | None = None,
-        cascade: CascadeOptions = _CASCADE,
+        cascade: CascadeOptions = DEFAULT_CASCADE,
         at_start: bool = False,
         at_end: bool = True,
         name: str = "eval",
     ) -> None:
         super().__init__(name=name, every_n_steps=every_n_steps, at_start=at_start, at_end=at_end)
-        unknown = [system for system in systems if system not in _KNOWN]
-        if unknown or not systems:
-            raise SettingError(f"must name some of {', '.join(_KNOWN)}", systems=list(systems))
+        kinds = chosen(systems, AskedKind, with_cartridge=True)
+        self._baseline_kinds = [kind for kind in kinds if not kind.needs_cartridge]
         self.task, self.systems, self.max_context_tokens = task, tuple(systems), max_context_tokens
         self.cascade = cascade
         self.num_questions, self.batch_size, self.max_new_tokens = num_questions, batch_size, max_new_tokens
@@ -102,8 +97,8 @@ class LongContextEval(PeriodicEval):
         reserve = self._reserve_tokens(pl_module)
         if CARTRIDGE in self.systems:
             require_room(pl_module.model_config, CARTRIDGE, pl_module.num_tokens, reserve)
-        for stream in set(self.systems) & set(STREAMS):
-            stream_options(stream, self.cascade).new_cache(pl_module.model_config)
+        for kind in self._baseline_kinds:
+            kind.check(pl_module.model_config, self._sizes(reserve))
 
     def measure(self, trainer: L.Trainer, pl_module: Any) -> dict[str, float]:
         """See `PeriodicEval`."""
@@ -123,22 +118,21 @@ class LongContextEval(PeriodicEval):
         }
 
     def _baselines(self, pl_module: Any) -> Iterator[System]:
-        """The systems that fit, one at a time, so that one prefill is in memory."""
-        model, data, reserve = pl_module.student, pl_module.material, self._reserve_tokens(pl_module)
-        limits: dict[str, Any] = {"reserve_tokens": reserve, "max_context_tokens": self.max_context_tokens}
-        for name in self.systems:
+        """The systems that fit, one at a time, so that one prefix is in memory."""
+        data, sizes = pl_module.material, self._sizes(self._reserve_tokens(pl_module))
+        given = SystemInput(
+            model=pl_module.student, renderer=data.renderer, corpus_ids=data.corpus_ids, sizes=sizes
+        )
+        for kind in self._baseline_kinds:
             try:
-                if name == ICL:
-                    yield icl(model, data.renderer, data.corpus_ids, **limits)
-                elif name == TRUNCATED_ICL:
-                    yield truncated_icl(model, data.renderer, data.corpus_ids, **limits)
-                elif name == NO_CONTEXT:
-                    require_room(model.config, name, 0, reserve)
-                    yield no_context()
-                elif name in STREAMS:
-                    yield streamed(name, model, data.renderer, data.corpus_ids, self.cascade)
+                yield kind.read(given)
             except ContextTooLong as error:
                 _warn("LongContextEval leaves out %s", error)
+
+    def _sizes(self, reserve_tokens: int) -> Sizes:
+        return Sizes(
+            cascade=self.cascade, reserve_tokens=reserve_tokens, max_context_tokens=self.max_context_tokens
+        )
 
     def _evaluated(self, pl_module: Any, system: System) -> EvalResult:
         return evaluate(

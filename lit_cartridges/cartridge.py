@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, PretrainedConfig, PreTrainedModel
 
 from lit_cartridges.attention.prefixed_cache import CartridgeCache
 from lit_cartridges.models.position_limit import max_positions
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from lit_cartridges.attached import AttachedCartridge
 
 from lit_cartridges.cartridge_files.folder import load_cartridge, push_cartridge, save_cartridge
-from lit_cartridges.models.base_weights import digest_of
+from lit_cartridges.errors import SettingError
+from lit_cartridges.models.base_weights import digest_of, require_same_weights
 from lit_cartridges.models.cache_shapes import shape_differences
 from lit_cartridges.provenance import Fingerprint, Provenance
 
@@ -135,7 +136,7 @@ class Cartridge(nn.Module):
         first = cartridges[0]
         for other in cartridges[1:]:
             _require_same_model(first, other)
-        _require_same_weights(cartridges)
+        require_same_weights([c.provenance for c in cartridges])
         parts = [c.tensors() for c in cartridges]
         cuts = [0 if keep_sinks or i == 0 else c.num_frozen_tokens for i, c in enumerate(cartridges)]
         keys, values = (
@@ -232,18 +233,28 @@ class Cartridge(nn.Module):
         """Bytes of the keys, values and biases as held here, in fp32; a 16-bit model reads half of it."""
         return sum(x.numel() * x.element_size() for x in (*self.buffers(), *self.parameters()))
 
-    def require_fit(self, model: PreTrainedModel) -> None:
-        """Raise ValueError, naming each difference, when the cartridge was made for a model of another shape."""
+    def require_made_for(
+        self, config: PretrainedConfig, model: str, *, called: str = "this cartridge"
+    ) -> None:
+        """Raise SettingError, naming each difference, when the cartridge was made for a model of another shape.
+
+        Args:
+            config, model: of the model, and what the message calls it.
+            called: what it calls the cartridge.
+        """
         said = self.provenance.fingerprint
-        differences = said.differences(Fingerprint.of_config(model.config)) if said else []
+        differences = said.differences(Fingerprint.of_config(config)) if said else []
         # The tensors as well, whatever is said of them; without joining frozen and trained, at every generation.
         held = list(self.trainable_keys), list(self.trainable_values)
-        if differences := list(dict.fromkeys([*differences, *shape_differences(*held, model.config)])):
-            raise ValueError(
-                f"this cartridge (of {self.provenance.base_model or 'an unnamed model'}) does not fit "
-                f"{model.config._name_or_path or type(model).__name__}: cartridge against model, "
-                + "; ".join(differences)
+        if differences := list(dict.fromkeys([*differences, *shape_differences(*held, config)])):
+            raise SettingError(
+                f"{called} (of {self.provenance.base_model or 'an unnamed model'}) does not fit {model}: cartridge against "
+                "model, " + "; ".join(differences)
             )
+
+    def require_fit(self, model: PreTrainedModel) -> None:
+        """Raise ValueError when the cartridge was made for a model of another shape, or leaves it no position."""
+        self.require_made_for(model.config, model.config._name_or_path or type(model).__name__)
         limit = max_positions(model.config)
         if limit is not None and self.num_tokens >= limit:
             raise ValueError(
@@ -295,12 +306,3 @@ def _require_same_model(first: Cartridge, other: Cartridge) -> None:
         differences = [f"(kv_heads, head_dim) per layer: {shapes[0]} against {shapes[1]}"]
     if differences:
         raise ValueError("cannot compose cartridges of different models: " + "; ".join(differences))
-
-
-def _require_same_weights(cartridges: Sequence[Cartridge]) -> None:
-    known = {digest_of(c.provenance): c.provenance.base_model for c in cartridges if digest_of(c.provenance)}
-    if len(known) > 1:
-        what = ", ".join(
-            f"{name or 'an unnamed model'!r} (digest {digest[:12]})" for digest, name in known.items()
-        )
-        raise ValueError(f"cannot compose cartridges that were made with different weights: {what}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from lit_cartridges.attention import reading_prefix
 from lit_cartridges.attention.cache_argument import CACHE_NAME, cache_among, cache_argument, cache_of
@@ -21,7 +22,7 @@ from lit_cartridges.models.readable import unwrapped
 if TYPE_CHECKING:
     from lit_cartridges.cartridge import Cartridge
 
-__all__ = ["generate", "generate_from_prefix", "left_padded", "prefixed_cache"]
+__all__ = ["generate", "generate_from_prefix", "greedy", "left_padded", "pad_token_id", "prefixed_cache"]
 
 
 @torch.no_grad()
@@ -59,6 +60,32 @@ def generate(
     keys, values = cartridge.tensors(dtype=bare.dtype, device=input_ids.device)
     biases = cartridge.biases(device=input_ids.device)
     return generate_from_prefix(bare, keys, values, input_ids, attention_mask, biases=biases, **options)
+
+
+def greedy(stop_token_ids: Sequence[int], max_new_tokens: int) -> GenerationConfig:
+    """Decoding that takes the likeliest token until a stop token.
+
+    What is not said here, transformers takes from the model's own defaults: those that sample, search, punish or forbid
+    repetition are said, and tokens that the model's makers ban stay banned.
+    """
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        min_length=0,
+        min_new_tokens=0,
+        do_sample=False,
+        num_beams=1,
+        num_return_sequences=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        guidance_scale=1.0,
+        eos_token_id=list(stop_token_ids) or None,
+        pad_token_id=pad_token_id(stop_token_ids),
+    )
+
+
+def pad_token_id(stop_token_ids: Sequence[int]) -> int:
+    """What fills a batch beside its texts, and behind their ends; it is masked, so any token does."""
+    return stop_token_ids[0] if stop_token_ids else 0
 
 
 @torch.no_grad()

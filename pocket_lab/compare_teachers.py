@@ -19,9 +19,8 @@ import yaml  # type: ignore[import-untyped]
 
 from lit_cartridges.command_line.ending import run_command
 from lit_cartridges.command_line.parsers import CommandParser, option
-from lit_cartridges.comparison.report import shown
-from lit_cartridges.comparison.results import Mean
 from lit_cartridges.conversations.recording import Recording
+from lit_cartridges.evals.statistics import Mean, with_error
 from lit_cartridges.evals.table import aligned
 from lit_cartridges.pocket.questions import read
 from lit_cartridges.pocket.two_places import TwoPlacesCorpus
@@ -177,7 +176,7 @@ def table(runs: Sequence[TaughtRun], figures: dict[str, dict[str, float]]) -> li
 
     def cells(teacher: str, names: Sequence[str]) -> list[str]:
         own = [figures[run.name] for run in runs if run.teacher == teacher]
-        return [shown(Mean.of([one[name] for one in own]), "{:.3f}") for name in names]
+        return [with_error(Mean.of([one[name] for one in own]), "{:.3f}") for name in names]
 
     qualities = ["valid", "right", "two places", "two right", "covered"]
     rows = [["in front of the teacher", "two facts", "one fact", *qualities]]

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from lit_cartridges.command_line.ending import run_command
 from lit_cartridges.command_line.parsers import CommandParser, option
+from lit_cartridges.evals.statistics import share_error
 from lit_cartridges.pocket import SEED_PROMPTS, World, model_path
 from lit_cartridges.pocket.questions import read
 from lit_cartridges.pocket.tokenizer import words
@@ -54,7 +55,7 @@ def icl_accuracy(
         right += sum(question.is_right(reply) for question, reply in zip(questions, replies, strict=True))
         asked += len(questions)
     share = right / asked
-    return {"accuracy": share, "standard_error": math.sqrt(share * (1 - share) / asked), "questions": asked}
+    return {"accuracy": share, "standard_error": share_error(share, asked), "questions": asked}
 
 
 @torch.inference_mode()

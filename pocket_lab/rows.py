@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from lit_cartridges.pocket.language import SEED_PROMPTS
+from lit_cartridges.pocket.pocket_text import PocketText
 from lit_cartridges.pocket.questions import KINDS, Question, ask, ask_fact
-from lit_cartridges.pocket.seed_prompts import SEED_PROMPTS
 from lit_cartridges.pocket.tokenizer import ids
-from lit_cartridges.pocket.world import Corpus
 
 SILENT, TEXT, ANSWER, VALUE, ASKED, DRILL = range(6)
 """What a token is as a target: none, corpus prose, an answer's word, the value of a one-fact answer, a question asked on a
@@ -50,7 +50,7 @@ def encode(text: str) -> list[int]:
 
 
 def conversation_row(
-    corpus: Corpus, num_tokens: int, rng: random.Random, seeded: float, gap: float, max_positions: int
+    corpus: PocketText, num_tokens: int, rng: random.Random, seeded: float, gap: float, max_positions: int
 ) -> Row:
     """A corpus as the system's message, then turns about it until `num_tokens` are full.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -11,7 +13,7 @@ from transformers.generation.streamers import BaseStreamer
 from lit_cartridges import Cartridge
 from lit_cartridges.attention import NAME
 from lit_cartridges.attention.prefill import prefill
-from lit_cartridges.generation import generate
+from lit_cartridges.generation import generate, generate_from_prefix, greedy
 from tests.tiny_models import VOCAB, tiny_model
 
 PREFIX = torch.arange(10, 29)
@@ -190,3 +192,29 @@ def test_an_untouched_prompt_and_cartridge_come_back(llama):
     assert mask.shape == (2, 9)
     assert all(torch.equal(before[name], x) for name, x in cartridge.state_dict().items())
     assert all(p.grad is None for p in cartridge.parameters())
+
+
+@pytest.mark.parametrize(
+    "defaults",
+    [
+        {},
+        {"do_sample": True, "temperature": 3.0},
+        {"num_beams": 4, "num_return_sequences": 2},
+        {"repetition_penalty": 1.8},
+        {"no_repeat_ngram_size": 1},
+        {"guidance_scale": 2.0},
+    ],
+)
+def test_greedy_decoding_takes_the_likeliest_token_whatever_the_models_defaults_are(llama, defaults):
+    llama.generation_config = copy.deepcopy(llama.generation_config)
+    vars(llama.generation_config).update(defaults)
+    ids = PREFIX[None]
+    while ids.shape[1] < len(PREFIX) + 12:
+        ids = torch.cat([ids, llama(ids).logits[:, -1:].argmax(-1)], dim=1)
+    assert torch.equal(
+        generate_from_prefix(llama, None, None, PREFIX[None], generation_config=greedy([], 12)), ids
+    )
+    stop = int(ids[0, len(PREFIX) + 3])
+    first = (ids[0, len(PREFIX) :] == stop).nonzero()[0, 0] + len(PREFIX) + 1
+    stopped = generate_from_prefix(llama, None, None, PREFIX[None], generation_config=greedy([stop], 12))
+    assert torch.equal(stopped, ids[:, :first])

@@ -23,6 +23,10 @@ def test_what_users_import_by_old_names_is_there():
 from lit_cartridges.attention import Reading, reads_prefixes
 from lit_cartridges.cartridge import Cartridge, Fingerprint, Provenance
 from lit_cartridges.commands.trainer_cli import CartridgeCLI
+from lit_cartridges.evals.cascade_system import CascadeSystem, streamed
+from lit_cartridges.evals.passkey import EnglishPasskey, PasskeyLanguage, passkey_cell
+from lit_cartridges.evals.system import ContextTooLong, System, icl, no_context, of_cartridge, truncated_icl
+from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
 from lit_cartridges.generation import generate
 from lit_cartridges.losses import LanguageHead
 from lit_cartridges.models import load_config, load_model, load_tokenizer

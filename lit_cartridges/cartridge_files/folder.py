@@ -12,10 +12,14 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -97,19 +101,7 @@ def load_cartridge(path: str | Path, **hub: Any) -> HeldCartridge:
         CartridgeFileError: the folder or its tensors are missing, truncated, damaged, or not a cartridge's; the message
             names the file.
     """
-    folder = Path(path)
-    if not folder.exists() and len(folder.parts) == 2 and not str(path).startswith((".", "/", "~")):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError
-
-        if (why := unreachable(str(path), file=TENSORS)) is not None:
-            raise CartridgeFileError(f"path={str(path)!r}: {why}")
-        try:
-            folder = Path(snapshot_download(str(path), allow_patterns=[TENSORS, DESCRIPTION], **hub))
-        except (OSError, ValueError, HfHubHTTPError) as error:
-            raise CartridgeFileError(
-                f"path={str(path)!r} is no folder here, and the Hub has none for us: {error}"
-            ) from error
+    folder = here_or_downloaded(path, [TENSORS, DESCRIPTION], needs=TENSORS, **hub)
     file = folder / TENSORS
     if not file.is_file():
         raise CartridgeFileError(
@@ -118,6 +110,29 @@ def load_cartridge(path: str | Path, **hub: Any) -> HeldCartridge:
     held, known = _read(file)
     _check_copy(folder / DESCRIPTION, known)
     return held
+
+
+def here_or_downloaded(
+    path: str | Path, files: Sequence[str], *, needs: str | None = None, **hub: Any
+) -> Path:
+    """``path`` itself, or the Hub repository of that name, of which those files are downloaded that ``files`` match.
+
+    Args:
+        needs: the file without which the repository is of no use, so that a Hub out of reach is told at once.
+        hub: goes to huggingface_hub's download.
+
+    Raises:
+        CartridgeFileError: it is neither.
+    """
+    place, told = Path(path), f"path={str(path)!r}"
+    if place.exists() or len(place.parts) != 2 or str(path).startswith((".", "/", "~")):
+        return place
+    if needs is not None and (why := unreachable(str(path), file=needs)) is not None:
+        raise CartridgeFileError(f"{told}: {why}")
+    try:
+        return Path(huggingface_hub.snapshot_download(str(path), allow_patterns=list(files), **hub))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise CartridgeFileError(f"{told} is no folder here, and the Hub has none for us: {error}") from error
 
 
 def _read(file: Path) -> tuple[HeldCartridge, Description]:
@@ -180,12 +195,8 @@ def _check_copy(file: Path, header: Description) -> None:
 
 def push_cartridge(cartridge: Cartridge, repo_id: str, **hub: Any) -> str:
     """Create the Hub repository if need be and upload the folder; returns the commit's address."""
-    from tempfile import TemporaryDirectory
-
-    from huggingface_hub import HfApi
-
     require_finite(cartridge)
-    api = HfApi(token=hub.pop("token", None))
+    api = huggingface_hub.HfApi(token=hub.pop("token", None))
     api.create_repo(repo_id, exist_ok=True, private=hub.pop("private", None))
     with TemporaryDirectory() as folder:
         save_cartridge(cartridge, Path(folder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lit_cartridges.cartridge import Cartridge, Fingerprint, Provenance
 from lit_cartridges.cascade.cascade_layer import HEAD_REDUCTIONS, CascadeLayer
 from lit_cartridges.cascade.rotation import Rotation
 from lit_cartridges.cascade.shape import CascadeShape
+from lit_cartridges.cascade.state import load_state, save_state
 from lit_cartridges.models.base_weights import base_of
 from lit_cartridges.models.position_limit import max_positions
 
@@ -184,8 +186,6 @@ class CascadingCache(Cache):
 
     def save(self, path: str | Path) -> Path:
         """Write what is held, and the settings, to a safetensors file."""
-        from lit_cartridges.cascade.state import save_state
-
         return save_state(self, Path(path))
 
     @classmethod
@@ -193,9 +193,7 @@ class CascadingCache(Cache):
         cls, path: str | Path, *, config: PretrainedConfig, device: torch.device | str = "cpu"
     ) -> CascadingCache:
         """Read what `save` wrote; the stream goes on as if it had not stopped."""
-        from lit_cartridges.cascade.state import load_state
-
-        return load_state(Path(path), config=config, device=device)
+        return load_state(Path(path), build=partial(cls, config=config), device=device)
 
 
 def _per_layer(name: str, value: PerLayer, layers: int) -> list[int]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from transformers import PretrainedConfig
 
+from lit_cartridges.cascade.cascading_cache import CascadingCache
 from lit_cartridges.settings import NonNegativeInt, PositiveInt, PositiveShare, Range, check_fields
-
-if TYPE_CHECKING:
-    from lit_cartridges.cascade.cascading_cache import CascadingCache
 
 Cascades = Annotated[int, Range(least=1, most=62)]
 HeadReduction = Literal["mean", "max", "median"]
@@ -49,8 +47,6 @@ class CascadeOptions:
         Raises:
             ValueError: a size that cannot be, or positions beyond those that the model knows.
         """
-        from lit_cartridges.cascade.cascading_cache import CascadingCache
-
         return CascadingCache(config=config, **asdict(self))
 
     def keeping(self, first_tokens: int) -> CascadeOptions:
@@ -71,3 +67,6 @@ class CascadeOptions:
     def streaming_llm(self) -> CascadeOptions:
         """StreamingLLM of the same total size: one sub-cache, which is a sliding window behind the sinks."""
         return replace(self, cascades=1)
+
+
+DEFAULT_CASCADE = CascadeOptions()

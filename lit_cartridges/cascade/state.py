@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
-from transformers import PretrainedConfig
 
 from lit_cartridges.cartridge_files.description import sha256_of, tensors_sha256
 from lit_cartridges.errors import CartridgesError
@@ -54,14 +54,17 @@ def save_state(cache: CascadingCache, path: Path) -> Path:
     return path
 
 
-def load_state(path: Path, *, config: PretrainedConfig, device: torch.device | str = "cpu") -> CascadingCache:
+def load_state(
+    path: Path, *, build: Callable[..., CascadingCache], device: torch.device | str = "cpu"
+) -> CascadingCache:
     """Read what `save_state` wrote.
+
+    Args:
+        build: an empty cache from its settings.
 
     Raises:
         CascadeFileError: no such file, one that is truncated or something else, or one of a model of another shape.
     """
-    from lit_cartridges.cascade.cascading_cache import CascadingCache
-
     if not path.is_file():
         raise CascadeFileError(f"{path} is no file; give the path that CascadingCache.save wrote")
     try:
@@ -73,7 +76,7 @@ def load_state(path: Path, *, config: PretrainedConfig, device: torch.device | s
                 )
             held = {name: tensors.get_tensor(name) for name in tensors.keys()}
             _require_unchanged(header, held)
-            cache = CascadingCache(config=config, **header["settings"])
+            cache = build(**header["settings"])
             for i, layer in enumerate(cache.layers):
                 layer.cumulative_length = whole_number(header["cumulative_lengths"][i], "cumulative_lengths")
                 if layer.cumulative_length == 0 and f"layers.{i}.keys" not in held:

@@ -14,7 +14,7 @@ def main(args: list[str]) -> None:
     from lit_cartridges.command_line.config_files import installed, require_config_files
     from lit_cartridges.command_line.parsers import CommandParser, option
     from lit_cartridges.comparison import ComparisonSettings, compare
-    from lit_cartridges.comparison.strategies import split_options
+    from lit_cartridges.comparison.init_options import split_options
     from lit_cartridges.settings import Count, PositiveFloat, PositiveInt, Processes, ReadFile, WriteFolder
 
     default = ComparisonSettings()

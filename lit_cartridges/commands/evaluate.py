@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
 
-import torch
 from jsonargparse.typing import SecretStr
-from transformers import PretrainedConfig, PreTrainedModel
 
 import lit_cartridges.evals  # noqa: F401  tasks can then be named without their module
-from lit_cartridges.cartridge import Cartridge, Fingerprint
-from lit_cartridges.cascade.options import CascadeOptions
+from lit_cartridges.cartridge import Cartridge
+from lit_cartridges.cascade.options import DEFAULT_CASCADE, CascadeOptions
 from lit_cartridges.command_line.parsers import run_function
+from lit_cartridges.commands.measuring import left_out_where_too_long, require_sizes, write_json
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
 from lit_cartridges.errors import called
 from lit_cartridges.evals.asked import reserve_tokens
-from lit_cartridges.evals.cascade_system import STREAMS, stream_options, streamed
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.result import EvalResult
-from lit_cartridges.evals.system import (
-    BASELINES,
-    ICL,
-    NO_CONTEXT,
-    ContextTooLong,
-    System,
+from lit_cartridges.evals.systems import (
+    AskedKind,
+    Sizes,
+    SystemInput,
     TokenIds,
-    icl,
-    no_context,
+    chosen,
+    names_of,
     of_cartridge,
     require_room,
-    truncated_icl,
 )
 from lit_cartridges.evals.table import text_table
-from lit_cartridges.evals.task import EvalError, EvalTask
+from lit_cartridges.evals.tasks.task import EvalError, EvalTask
 from lit_cartridges.models import hub_options, load_config, load_model, load_tokenizer
 from lit_cartridges.models.base_weights import other_weights, plain_token, with_recorded
-from lit_cartridges.runs.atomic_files import write_atomically
 from lit_cartridges.settings import (
     ChunkTemplate,
     Count,
@@ -52,10 +44,8 @@ from lit_cartridges.settings import (
     checked,
 )
 from lit_cartridges.settings.model_checks import DeviceMap, QuantizationConfig
-from lit_cartridges.terminal import printable
 
 COMPOSED = "composed"
-_CASCADE = CascadeOptions()
 
 
 @checked
@@ -72,7 +62,7 @@ def evaluate_command(
     batch_size: Count = 64,
     max_new_tokens: PositiveInt = 64,
     max_context_tokens: PositiveInt | None = None,
-    cascade: CascadeOptions = _CASCADE,
+    cascade: CascadeOptions = DEFAULT_CASCADE,
     system_template: ChunkTemplate = "{chunk}",
     enable_thinking: bool = False,
     dtype: DTypeName | None = None,
@@ -120,16 +110,12 @@ def evaluate_command(
         ValueError: settings that do not go together, a path without a cartridge or with one for another model, a task
             without questions: all before the model is loaded.
     """
-    unknown = [system for system in systems if system not in (*BASELINES, *STREAMS)]
-    if unknown:
-        raise EvalError(
-            f"systems={list(systems)}: there is no {unknown[0]!r}; choose from {', '.join((*BASELINES, *STREAMS))}"
-        )
+    baselines = chosen(systems, AskedKind) if systems else []
     if not systems and not cartridges:
         raise EvalError(
             "cartridges=[], systems=[]: nothing to evaluate: give cartridges, or systems such as icl"
         )
-    if corpus is None and (needing := [system for system in systems if system != NO_CONTEXT]):
+    if corpus is None and (needing := [kind.name for kind in baselines if kind.needs_corpus]):
         raise EvalError(f"systems={list(systems)}: {needing[0]} needs the corpus; set corpus")
     if compose and len(cartridges) < 2:
         raise EvalError(f"compose=true needs at least 2 cartridges, got {len(cartridges)}")
@@ -149,12 +135,13 @@ def evaluate_command(
     setting = "model" if model else "base_model of the cartridge"
     hub = hub_options(settings) | {"setting": setting}
     config = load_config(name, **hub)
-    _require_made_for(config, name, loaded)
+    for title, cartridge in loaded.items():
+        cartridge.require_made_for(config, f"model={name}", called=f"cartridges: {title}")
     tokenizer = load_tokenizer(name, **hub)
     renderer = ChatRenderer(tokenizer, system_template=system_template, enable_thinking=enable_thinking)
-    documents = open_corpus(corpus) if isinstance(corpus, str | Path) else corpus
     corpus_ids: TokenIds = []
-    if documents is not None:
+    if corpus is not None:
+        documents = open_corpus(corpus)
         with called("corpus", getattr(documents, "path", "")):
             corpus_ids = documents.token_ids(tokenizer)
     reserve = reserve_tokens(renderer, questions, max_new_tokens)
@@ -162,28 +149,28 @@ def evaluate_command(
         loaded[COMPOSED] = Cartridge.compose(list(loaded.values()))
     for title, cartridge in loaded.items():
         require_room(config, title, cartridge.num_tokens, reserve)
-    for stream in set(systems) & set(STREAMS):
-        stream_options(stream, cascade).new_cache(config)  # sizes that cannot be are refused here
-    frozen: Any = load_model(name, device=_device(device), setting=setting, **settings)
+    sizes = Sizes(cascade=cascade, reserve_tokens=reserve, max_context_tokens=max_context_tokens)
+    require_sizes(baselines, config, sizes)
+    frozen = load_model(name, device=device, setting=setting, **settings)
     for title, cartridge in loaded.items():
         if difference := other_weights(cartridge, frozen):
             print(f"warning: {title}: {difference}", file=sys.stderr)
 
-    limits = {"reserve_tokens": reserve, "max_context_tokens": max_context_tokens}
-    results = []
-    for system in _systems(frozen, renderer, loaded, systems, corpus_ids, limits, cascade):
-        results.append(
-            evaluate(
-                frozen,
-                renderer,
-                system,
-                task,
-                batch_size=batch_size,
-                max_new_tokens=max_new_tokens,
-                num_questions=num_questions,
-                progress=progress,
-            )
-        )
+    ask = partial(
+        evaluate,
+        frozen,
+        renderer,
+        task=task,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        num_questions=num_questions,
+        progress=progress,
+    )
+    results = [ask(of_cartridge(title, cartridge, frozen)) for title, cartridge in loaded.items()]
+    readable = SystemInput(model=frozen, renderer=renderer, corpus_ids=corpus_ids, sizes=sizes)
+    for kind in baselines:
+        with left_out_where_too_long():
+            results.append(ask(kind.read(readable)))  # one at a time, so that one prefix is in memory
     if results:
         print(text_table(results))
     if out is not None:
@@ -192,33 +179,8 @@ def evaluate_command(
             "task": task.describe(),
             "results": [result.as_dict() for result in results],
         }
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(out), (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
+        write_json(out, content)
     return results
-
-
-def _systems(
-    model: PreTrainedModel,
-    renderer: ChatRenderer,
-    cartridges: dict[str, Cartridge],
-    baselines: Sequence[str],
-    corpus_ids: TokenIds,
-    limits: dict[str, Any],
-    cascade: CascadeOptions,
-) -> Iterator[System]:
-    """One at a time, so that one prefix is in memory."""
-    for name, cartridge in cartridges.items():
-        yield of_cartridge(name, cartridge, model)
-    for name in baselines:
-        try:
-            if name == NO_CONTEXT:
-                yield no_context()
-            elif name in STREAMS:
-                yield streamed(name, model, renderer, corpus_ids, cascade)
-            else:
-                yield (icl if name == ICL else truncated_icl)(model, renderer, corpus_ids, **limits)
-        except ContextTooLong as error:
-            print(printable(f"left out {error}"))
 
 
 def _load_cartridges(given: Sequence[str]) -> dict[str, Cartridge]:
@@ -226,29 +188,13 @@ def _load_cartridges(given: Sequence[str]) -> dict[str, Cartridge]:
     for text in given:
         name, equals, path = text.rpartition("=")
         name = name if equals else path
-        if name in loaded or name in (*BASELINES, *STREAMS, COMPOSED):
+        if name in loaded or name in (*names_of(AskedKind), COMPOSED):
             raise EvalError(
                 f"cartridges={list(given)}: the name {name!r} is taken; write NAME={path} with another one"
             )
         with called("cartridges", path):
             loaded[name] = Cartridge.from_pretrained(path)
     return loaded
-
-
-def _require_made_for(config: PretrainedConfig, model: str, cartridges: dict[str, Cartridge]) -> None:
-    for name, cartridge in cartridges.items():
-        made_for = cartridge.provenance.fingerprint
-        if made_for and (differences := made_for.differences(Fingerprint.of_config(config))):
-            raise EvalError(
-                f"cartridges: {name} (of {cartridge.provenance.base_model or 'an unnamed model'}) does not fit "
-                f"model={model}: cartridge against model, " + "; ".join(differences)
-            )
-
-
-def _device(name: str) -> torch.device:
-    return (
-        torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
-    )
 
 
 def main(args: list[str]) -> None:

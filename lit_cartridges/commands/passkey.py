@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
 
-import torch
 from jsonargparse.typing import SecretStr
 
 import lit_cartridges.evals  # noqa: F401  languages can then be named without their module
-from lit_cartridges.cascade.options import CascadeOptions
+from lit_cartridges.cascade.options import DEFAULT_CASCADE, CascadeOptions
 from lit_cartridges.command_line.parsers import run_function
+from lit_cartridges.commands.measuring import left_out_where_too_long, require_sizes, write_json
 from lit_cartridges.conversations.renderer import ChatRenderer
-from lit_cartridges.evals.cascade_system import STREAMING_LLM, STREAMS
 from lit_cartridges.evals.passkey import (
-    PASSKEY_SYSTEMS,
     EnglishPasskey,
     PasskeyCell,
     PasskeyLanguage,
     passkey_cell,
 )
-from lit_cartridges.evals.system import TRUNCATED_ICL, ContextTooLong
+from lit_cartridges.evals.systems import CASCADE, STREAMING_LLM, TRUNCATED_ICL, AskedKind, Sizes, chosen
 from lit_cartridges.evals.table import aligned
-from lit_cartridges.evals.task import EvalError
-from lit_cartridges.models import load_config, load_model, load_tokenizer
+from lit_cartridges.evals.tasks.task import EvalError
+from lit_cartridges.models import hub_options, load_config, load_model, load_tokenizer
 from lit_cartridges.models.base_weights import plain_token
-from lit_cartridges.runs.atomic_files import write_atomically
 from lit_cartridges.settings import (
     Count,
     DeviceName,
@@ -40,9 +35,6 @@ from lit_cartridges.settings import (
     checked,
 )
 from lit_cartridges.settings.model_checks import DeviceMap, QuantizationConfig
-from lit_cartridges.terminal import printable
-
-_CASCADE = CascadeOptions()
 
 
 @checked
@@ -50,11 +42,11 @@ def passkey_command(
     *,
     model: str,
     language: PasskeyLanguage | None = None,
-    systems: Sequence[str] = (*STREAMS, TRUNCATED_ICL),
+    systems: Sequence[str] = (CASCADE, STREAMING_LLM, TRUNCATED_ICL),
     lengths: Sequence[Annotated[int, Range(least=1, most=1_000_000_000)]] | None = None,
     depths: Sequence[Share] = (0.0, 0.25, 0.5, 0.75, 1.0),
     samples: Count = 5,
-    cascade: CascadeOptions = _CASCADE,
+    cascade: CascadeOptions = DEFAULT_CASCADE,
     max_new_tokens: PositiveInt = 24,
     max_context_tokens: PositiveInt | None = None,
     out: WriteJsonName | None = None,
@@ -93,30 +85,29 @@ def passkey_command(
     Raises:
         ValueError: settings that do not go together, before the model is loaded.
     """
-    unknown = [system for system in systems if system not in PASSKEY_SYSTEMS]
-    if unknown or not systems:
-        raise EvalError(f"systems={list(systems)} must name some of {', '.join(PASSKEY_SYSTEMS)}")
+    kinds = chosen(systems, AskedKind)
     if not depths or (lengths is not None and not lengths):
         raise EvalError(f"depths={list(depths)}, lengths={lengths}: give at least one of each")
-    hub: dict[str, Any] = {
+    settings: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device,
         "revision": revision,
         "token": plain_token(token),
         "trust_remote_code": trust_remote_code,
+        "device_map": device_map,
+        "quantization_config": quantization_config,
     }
-    config = load_config(model, **hub)
-    for system in set(systems) & set(STREAMS):
-        (cascade.streaming_llm() if system == STREAMING_LLM else cascade).new_cache(config)
+    hub = hub_options(settings)
+    require_sizes(kinds, load_config(model, **hub), Sizes(cascade=cascade))
     sizes = list(lengths or [cascade.total_tokens * times for times in (1, 4, 16, 64)])
     renderer, language = ChatRenderer(load_tokenizer(model, **hub)), language or EnglishPasskey()
     for size in sizes:
         language.sample(renderer.tokenizer, num_tokens=size, depth=0.0, seed=0)
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    held: dict[str, Any] = {"device_map": device_map, "quantization_config": quantization_config}
-    frozen = load_model(model, dtype=dtype, device=chosen, **hub, **held)
-    cells = []
+    frozen = load_model(model, **settings)
+    cells: list[PasskeyCell] = []
     for system in systems:
         for size in sizes:
-            try:
+            with left_out_where_too_long():
                 cells += [
                     passkey_cell(
                         frozen,
@@ -132,14 +123,11 @@ def passkey_command(
                     )
                     for depth in depths
                 ]
-            except ContextTooLong as error:
-                print(printable(f"left out {error}"))
     if cells:
         print(passkey_table(cells))
     if out is not None:
-        content = {"model": model, "cascade": vars(cascade), "cells": [cell.as_dict() for cell in cells]}
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(out), (json.dumps(content, indent=2) + "\n").encode())
+        cells_out = [cell.as_dict() for cell in cells]
+        write_json(out, {"model": model, "cascade": vars(cascade), "cells": cells_out})
     return cells
 
 

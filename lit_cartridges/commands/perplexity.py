@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from jsonargparse.typing import SecretStr
 
-from lit_cartridges.cascade.options import CascadeOptions
+from lit_cartridges.cascade.options import DEFAULT_CASCADE, CascadeOptions
 from lit_cartridges.command_line.parsers import run_function
+from lit_cartridges.commands.measuring import left_out_where_too_long, require_sizes, write_json
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
-from lit_cartridges.evals.cascade_system import CASCADE, STREAMING_LLM
-from lit_cartridges.evals.streaming import STREAMING_SYSTEMS, StreamingResult, streaming_perplexity
-from lit_cartridges.evals.system import ContextTooLong
+from lit_cartridges.evals.streaming import StreamingResult, streaming_perplexity
+from lit_cartridges.evals.systems import (
+    CASCADE,
+    DENSE,
+    STREAMING_LLM,
+    TRUNCATED,
+    Sizes,
+    StreamedKind,
+    chosen,
+)
 from lit_cartridges.evals.table import aligned
-from lit_cartridges.evals.task import EvalError
-from lit_cartridges.models import load_config, load_model, load_tokenizer
+from lit_cartridges.evals.tasks.task import EvalError
+from lit_cartridges.models import hub_options, load_config, load_model, load_tokenizer
 from lit_cartridges.models.base_weights import plain_token
-from lit_cartridges.runs.atomic_files import write_atomically
 from lit_cartridges.settings import (
     DeviceName,
     DTypeName,
@@ -32,10 +37,7 @@ from lit_cartridges.settings import (
     checked,
 )
 from lit_cartridges.settings.model_checks import DeviceMap, QuantizationConfig
-from lit_cartridges.terminal import printable
 from lit_cartridges.text import text_ids
-
-_CASCADE = CascadeOptions()
 
 
 @checked
@@ -43,8 +45,8 @@ def perplexity_command(
     *,
     model: str,
     corpora: Sequence[Corpus | ReadCorpus],
-    systems: Sequence[str] = STREAMING_SYSTEMS,
-    cascade: CascadeOptions = _CASCADE,
+    systems: Sequence[str] = (CASCADE, STREAMING_LLM, TRUNCATED, DENSE),
+    cascade: CascadeOptions = DEFAULT_CASCADE,
     num_tokens: Annotated[int, Range(least=2, most=2**31 - 1)] | None = None,
     max_context_tokens: PositiveInt | None = None,
     plain: bool = False,
@@ -84,37 +86,32 @@ def perplexity_command(
     Raises:
         ValueError: settings that do not go together, or documents without text: all before the model is loaded.
     """
-    unknown = [system for system in systems if system not in STREAMING_SYSTEMS]
-    if unknown or not systems:
-        raise EvalError(f"systems={list(systems)} must name some of {', '.join(STREAMING_SYSTEMS)}")
-    hub: dict[str, Any] = {
+    kinds = chosen(systems, StreamedKind)
+    settings: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device,
         "revision": revision,
         "token": plain_token(token),
         "trust_remote_code": trust_remote_code,
+        "device_map": device_map,
+        "quantization_config": quantization_config,
     }
-    config = load_config(model, **hub)
-    for system in set(systems) & {CASCADE, STREAMING_LLM}:
-        (cascade.streaming_llm() if system == STREAMING_LLM else cascade).new_cache(config)
+    hub = hub_options(settings)
+    require_sizes(kinds, load_config(model, **hub), Sizes(cascade=cascade))
     documents = _documents(corpora, load_tokenizer(model, **hub), num_tokens, plain)
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    held: dict[str, Any] = {"device_map": device_map, "quantization_config": quantization_config}
-    frozen = load_model(model, dtype=dtype, device=chosen, **hub, **held)
-    results = []
+    frozen = load_model(model, **settings)
+    results: list[StreamingResult] = []
     for system in systems:
-        try:
+        with left_out_where_too_long():
             results.append(
                 streaming_perplexity(
                     frozen, documents, system, cascade, max_context_tokens=max_context_tokens
                 )
             )
-        except ContextTooLong as error:
-            print(printable(f"left out {error}"))
     if results:
         print(_table(results))
     if out is not None:
-        content = {"model": model, "results": [result.as_dict() for result in results]}
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(out), (json.dumps(content, indent=2) + "\n").encode())
+        write_json(out, {"model": model, "results": [result.as_dict() for result in results]})
     return results
 
 
@@ -128,7 +125,7 @@ def _documents(
         opening = ChatRenderer(tokenizer).context_ids([])
     documents = []
     for corpus in corpora:
-        for document in (open_corpus(corpus) if isinstance(corpus, str | Path) else corpus).documents():
+        for document in open_corpus(corpus).documents():
             ids = (opening + text_ids(tokenizer, document.text))[:num_tokens]
             if len(ids) > 1:
                 documents.append(ids)

@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lit_cartridges.comparison.plan import Plan
-from lit_cartridges.comparison.recipe import Recipe
-from lit_cartridges.comparison.report import markdown, plot, table
-from lit_cartridges.comparison.results import Measured, Summary, summaries
-from lit_cartridges.comparison.strategies import (
+from lit_cartridges.comparison.init_options import (
     FROM_CARTRIDGE,
     check_cartridge,
     check_options,
     check_strategies,
 )
+from lit_cartridges.comparison.plan import Plan
+from lit_cartridges.comparison.recipe import Recipe
+from lit_cartridges.comparison.report import markdown, plot, table_rows
+from lit_cartridges.comparison.results import Measured, OverSeeds, over_seeds
 from lit_cartridges.errors import SettingError
 from lit_cartridges.evals.table import aligned
 from lit_cartridges.init import INITS
@@ -69,7 +69,7 @@ class ComparisonSettings:
         check_fields(self)
 
 
-def compare(settings: ComparisonSettings) -> list[Summary]:
+def compare(settings: ComparisonSettings) -> list[OverSeeds]:
     """Check everything, train what is not yet trained, print the table, and write it with figures and plot.
 
     Raises:
@@ -93,7 +93,7 @@ def compare(settings: ComparisonSettings) -> list[Summary]:
             raise RuntimeError(
                 f"{one.run.folder} has no accuracy at step {plan.steps}; remove it, and start again"
             )
-    lines = summaries(measured)
+    lines = over_seeds(measured)
     _write(plan, lines, measured, [Measured.of(run) for run in sources])
     return lines
 
@@ -137,11 +137,11 @@ def _checked_plan(settings: ComparisonSettings) -> Plan:
 
 
 def _write(
-    plan: Plan, lines: Sequence[Summary], measured: Sequence[Measured], sources: Sequence[Measured]
+    plan: Plan, lines: Sequence[OverSeeds], measured: Sequence[Measured], sources: Sequence[Measured]
 ) -> None:
     every, steps = plan.every_n_steps, plan.steps
     shown = sorted({step for step in (0, every, 4 * every) if step < steps} | {steps})
-    rows, notes = table(lines, shown), _notes(plan, measured, sources)
+    rows, notes = table_rows(lines, shown), _notes(plan, measured, sources)
     print("\n" + aligned(rows) + "\n\n" + printable("\n".join(notes)))
     figures = {
         "recipe": plan.recipe.name,

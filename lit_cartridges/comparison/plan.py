@@ -9,9 +9,10 @@ from itertools import product
 from math import gcd
 from pathlib import Path
 
+from lit_cartridges.comparison.init_options import FROM_CARTRIDGE, TEXT, Options
 from lit_cartridges.comparison.recipe import Recipe
-from lit_cartridges.comparison.strategies import FROM_CARTRIDGE, TEXT, Options
 from lit_cartridges.init import INITS
+from lit_cartridges.pocket.world import World
 
 _POCKET = "package:lit_cartridges.pocket/model"
 # Of the other text: a world apart from those of recipes and demo.
@@ -97,8 +98,6 @@ class Plan:
 
     def write_other_text(self) -> None:
         """Of another held-out world of the pocket language, as long as the corpus."""
-        from lit_cartridges.pocket.world import World
-
         if self.needs_other_text and self.other_text is None:
             world = World(_OTHER_WORLD, held_out=True, part=(1, 2))
             self.folder.mkdir(parents=True, exist_ok=True)

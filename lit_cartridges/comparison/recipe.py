@@ -12,7 +12,7 @@ from lit_cartridges.callbacks import LongContextEval
 from lit_cartridges.cartridge_cli import CartridgeCLI
 from lit_cartridges.data import Recorded, SelfStudy
 from lit_cartridges.evals.asked import reserve_tokens
-from lit_cartridges.evals.system import CARTRIDGE, require_room
+from lit_cartridges.evals.systems import CARTRIDGE, require_room
 
 
 class Recipe:

@@ -6,30 +6,23 @@ import io
 from collections.abc import Sequence
 
 from lit_cartridges.cartridge_files.model_card import markdown_text
-from lit_cartridges.comparison.results import Mean, Summary
+from lit_cartridges.comparison.results import OverSeeds
+from lit_cartridges.evals.statistics import with_error
 from lit_cartridges.evals.table import bytes_text
 
 
-def table(lines: Sequence[Summary], steps: Sequence[int]) -> list[list[str]]:
+def table_rows(lines: Sequence[OverSeeds], steps: Sequence[int]) -> list[list[str]]:
     """Rows of cells, the header first; accuracy after each of ``steps`` optimizer steps."""
     header = ["strategy", "compression", "positions"]
     header += ["accuracy untrained" if step == 0 else f"after {step} steps" for step in steps]
     rows = [header + ["training s", "init s", "init peak memory"]]
     for line in lines:
         cells = [line.strategy, f"{line.compression:g}×", f"{line.num_tokens:,}"]
-        cells += [shown(line.accuracy.get(step), "{:.3f}") for step in steps]
+        cells += [with_error(line.accuracy.get(step), "{:.3f}") for step in steps]
         memory = line.init_peak_memory_bytes.mean
-        cells += [shown(line.training_s.get(steps[-1]), "{:.1f}"), shown(line.init_s, "{:.2f}")]
+        cells += [with_error(line.training_s.get(steps[-1]), "{:.1f}"), with_error(line.init_s, "{:.2f}")]
         rows.append([*cells, "–" if memory is None else bytes_text(round(memory))])
     return rows
-
-
-def shown(value: Mean | None, form: str) -> str:
-    """Mean ± standard error, as far as there are such."""
-    if value is None or value.mean is None:
-        return "–"
-    error = "" if value.standard_error is None else f" ± {form.format(value.standard_error)}"
-    return form.format(value.mean) + error
 
 
 def markdown(rows: Sequence[Sequence[str]], notes: Sequence[str], *, plot: str) -> str:
@@ -40,7 +33,7 @@ def markdown(rows: Sequence[Sequence[str]], notes: Sequence[str], *, plot: str) 
     return "\n".join([*lines, "", *(f"- {note}" for note in notes), "", f"![accuracy]({plot})", ""])
 
 
-def plot(lines: Sequence[Summary]) -> bytes:
+def plot(lines: Sequence[OverSeeds]) -> bytes:
     """PNG: mean accuracy against mean seconds of init and training, a band of one standard error; a panel per
     compression."""
     from matplotlib import colormaps

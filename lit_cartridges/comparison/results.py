@@ -5,13 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import sqrt
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
 from lit_cartridges.comparison.plan import ComparedRun
+from lit_cartridges.evals.statistics import Mean
 from lit_cartridges.runs.run_metrics import read_metrics
 
 
@@ -72,22 +71,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Mean:
-    """Mean and standard error over seeds; of one seed there is no error, and of nothing no mean."""
-
-    mean: float | None
-    standard_error: float | None
-
-    @classmethod
-    def of(cls, values: Sequence[float | None]) -> Mean:
-        """None among ``values`` counts as missing."""
-        known = [value for value in values if value is not None]
-        error = stdev(known) / sqrt(len(known)) if len(known) > 1 else None
-        return cls(fmean(known) if known else None, error)
-
-
-@dataclass(frozen=True)
-class Summary:
+class OverSeeds:
     """One line of the table: a strategy at one compression, over seeds. Arguments as for `Measured`."""
 
     strategy: str
@@ -103,7 +87,7 @@ class Summary:
         return asdict(self)
 
 
-def summaries(measured: Sequence[Measured]) -> list[Summary]:
+def over_seeds(measured: Sequence[Measured]) -> list[OverSeeds]:
     """By compression, and by strategy in the runs' order."""
     groups: dict[tuple[float, str], list[Measured]] = {}
     for one in measured:
@@ -113,7 +97,7 @@ def summaries(measured: Sequence[Measured]) -> list[Summary]:
     for (compression, strategy), own in sorted(groups.items(), key=lambda item: order.index(item[0][0])):
         steps = [step for step in own[0].accuracy if all(step in one.accuracy for one in own)]
         made.append(
-            Summary(
+            OverSeeds(
                 strategy=strategy,
                 compression=compression,
                 num_tokens=own[0].run.num_tokens,

@@ -22,11 +22,14 @@ __all__ = [
 ]
 
 
-def open_corpus(path: str | Path, *, field: str = "text", encoding: str = "utf-8") -> Corpus:
+def open_corpus(path: str | Path | Corpus, *, field: str = "text", encoding: str = "utf-8") -> Corpus:
     """The reader that fits the name: a folder, .json and .jsonl (their `field`), .md; for all else one document.
 
+    A reader is given back as it is.
     `docs/corpora.md` says what is read of which kind of file.
     """
+    if isinstance(path, Corpus):
+        return path
     path = at_home(path)
     suffix = path.suffix.lower()
     if path.is_dir():

@@ -17,14 +17,14 @@ from transformers import PreTrainedModel
 
 from lit_cartridges.conversations.material import Material
 from lit_cartridges.conversations.renderer import ChatRenderer
+from lit_cartridges.conversations.student import Student
 from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
 from lit_cartridges.data.batch import PackedBatch, packed
-from lit_cartridges.data.example_source import ExampleSource
-from lit_cartridges.data.proportions import tell_long_cartridge
 from lit_cartridges.data.sources import SelfStudy, Source
+from lit_cartridges.data.sources.example_source import ExampleSource
+from lit_cartridges.data.sources.proportions import tell_long_cartridge
 from lit_cartridges.data.sources.recorded import recorded_examples
 from lit_cartridges.data.stream import ExampleStream, StreamState
-from lit_cartridges.data.student import Student
 from lit_cartridges.errors import SettingError, called
 from lit_cartridges.runs.moved_settings import refuses_moved
 from lit_cartridges.runs.run_settings import class_name, constructed, text_identity

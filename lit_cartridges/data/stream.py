@@ -20,7 +20,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from lit_cartridges.data.batch import Example, PackedBatch, pack
-from lit_cartridges.data.example_source import ExampleSource
+from lit_cartridges.data.sources.example_source import ExampleSource
 from lit_cartridges.errors import SettingError
 
 _EMPTY_ROUNDS = 8

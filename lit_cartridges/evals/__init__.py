@@ -1,16 +1,34 @@
 """Evaluation: tasks, systems under test, and the figures that compare them."""
 
-from lit_cartridges.evals.cascade_system import CascadeSystem, streamed
+from lit_cartridges.evals import tasks
 from lit_cartridges.evals.evaluate import evaluate
-from lit_cartridges.evals.longhealth import LongHealth, LongHealthCorpus
-from lit_cartridges.evals.passkey import EnglishPasskey, PasskeyLanguage
-from lit_cartridges.evals.question_file import QuestionFile
 from lit_cartridges.evals.result import EvalResult, Reply
-from lit_cartridges.evals.system import ContextTooLong, System, icl, no_context, of_cartridge, truncated_icl
+from lit_cartridges.evals.systems import (
+    SYSTEMS,
+    CascadeSystem,
+    ContextTooLong,
+    System,
+    icl,
+    no_context,
+    of_cartridge,
+    streamed,
+    truncated_icl,
+)
 from lit_cartridges.evals.table import text_table
-from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
+from lit_cartridges.evals.tasks import (
+    EnglishPasskey,
+    EvalError,
+    EvalQuestion,
+    EvalTask,
+    LongHealth,
+    LongHealthCorpus,
+    PasskeyLanguage,
+    QuestionFile,
+)
+from lit_cartridges.found_classes import found_classes
 
 __all__ = [
+    "SYSTEMS",
     "CascadeSystem",
     "ContextTooLong",
     "EnglishPasskey",
@@ -32,3 +50,5 @@ __all__ = [
     "text_table",
     "truncated_icl",
 ]
+
+globals().update(found_classes(tasks.__name__, EvalTask))  # every task, by its name

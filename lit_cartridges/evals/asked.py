@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lit_cartridges.conversations.renderer import ChatRenderer, user
-from lit_cartridges.evals.task import EvalError, EvalQuestion
+from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedQuestion:
     """A question's place among all, its prompt's ids and its reference answer's, without an end token.
 
     `counted` is False for a repetition that only keeps the processes in step.
@@ -29,7 +29,7 @@ def asked(
     after_context: bool,
     rank: int = 0,
     world_size: int = 1,
-) -> list[Asked]:
+) -> list[AskedQuestion]:
     """The questions of one process: every ``world_size``-th, and repetitions so that all processes have as many.
 
     Args:
@@ -40,7 +40,7 @@ def asked(
         index = place % len(questions)
         question = questions[index]
         ids = (renderer.prompt_ids if after_context else renderer.bare_prompt_ids)([user(question.prompt)])
-        share.append(Asked(index, ids, answer_ids(renderer, question.answer), place < len(questions)))
+        share.append(AskedQuestion(index, ids, answer_ids(renderer, question.answer), place < len(questions)))
     return share
 
 
@@ -61,6 +61,6 @@ def reserve_tokens(renderer: ChatRenderer, questions: Sequence[EvalQuestion], ma
     return longest(asked(renderer, questions, after_context=True), max_new_tokens)
 
 
-def longest(share: Sequence[Asked], max_new_tokens: int) -> int:
+def longest(share: Sequence[AskedQuestion], max_new_tokens: int) -> int:
     """The most positions that one of these takes, reply or reference answer."""
     return max(len(one.prompt_ids) + max(max_new_tokens, len(one.answer_ids)) for one in share)

@@ -18,16 +18,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lit_cartridges.attention import reads_prefixes
 from lit_cartridges.conversations.renderer import ChatRenderer
-from lit_cartridges.evals.asked import Asked, asked, longest
+from lit_cartridges.evals.asked import AskedQuestion, asked, longest
 from lit_cartridges.evals.metrics import AnswerLogLikelihood, SecondsPerAnswer, ShareRight
 from lit_cartridges.evals.result import EvalResult, Reply
-from lit_cartridges.evals.system import System
-from lit_cartridges.evals.task import EvalError, EvalTask
-from lit_cartridges.generation import left_padded
+from lit_cartridges.evals.systems.system import System
+from lit_cartridges.evals.tasks.task import EvalError, EvalTask
+from lit_cartridges.generation import greedy, left_padded, pad_token_id
 from lit_cartridges.losses import LanguageHead, NextToken, Targets, chunked_loss
 from lit_cartridges.terminal import printable_line
 
@@ -119,24 +119,17 @@ def _replies(
     model: PreTrainedModel,
     renderer: ChatRenderer,
     system: System,
-    batch: Sequence[Asked],
+    batch: Sequence[AskedQuestion],
     max_new_tokens: int,
     *,
     in_step: bool,
 ) -> tuple[list[str], float]:
     """Greedy replies, and the seconds that they took."""
     stops = renderer.stop_token_ids(model.generation_config)
-    pad = stops[0] if stops else 0
-    ids, mask = left_padded([one.prompt_ids for one in batch], pad, model.device)
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        repetition_penalty=1.0,
-        eos_token_id=list(stops) or None,
-        pad_token_id=pad,
+    ids, mask = left_padded([one.prompt_ids for one in batch], pad_token_id(stops), model.device)
+    options = {"generation_config": greedy(stops, max_new_tokens)} | (
+        {"synced_gpus": True} if in_step else {}
     )
-    options = {"generation_config": config} | ({"synced_gpus": True} if in_step else {})
     start = time.perf_counter()
     sequences = system.generate(model, ids, mask, **options)
     rows = sequences[:, ids.shape[1] :].cpu().numpy()  # waits for the device
@@ -146,7 +139,9 @@ def _replies(
     return [renderer.text(row[:end]) for row, end in zip(rows, ends, strict=True)], took
 
 
-def answer_log_likelihoods(model: PreTrainedModel, system: System, batch: Sequence[Asked]) -> list[Tensor]:
+def answer_log_likelihoods(
+    model: PreTrainedModel, system: System, batch: Sequence[AskedQuestion]
+) -> list[Tensor]:
     """Per question the log-likelihoods [answer tokens] of its reference answer, in nats and fp32.
 
     The vocabulary's logits exist for a chunk of answer tokens at a time. ``model`` must be inside `reads_prefixes`.

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lit_cartridges.evals.statistics import share_error
+
 
 class ShareRight(Metric):
     """Share of right replies, and the standard error of that share."""
@@ -27,9 +29,9 @@ class ShareRight(Metric):
         self.asked += right.numel()
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Accuracy in 0..1 and sqrt(p (1 - p) / questions), the binomial standard error; not a number before any."""
+        """Accuracy in 0..1 and its standard error (see `share_error`); not a number before any."""
         share = self.right / self.asked
-        return share, (share * (1 - share) / self.asked).sqrt()
+        return share, share_error(share, self.asked)
 
 
 class AnswerLogLikelihood(Metric):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lit_cartridges.evals.result import EvalResult
+from lit_cartridges.evals.statistics import Mean, with_error
 from lit_cartridges.terminal import printable_line
 
 
@@ -20,7 +21,7 @@ def text_table(results: Sequence[EvalResult], *, extra: Mapping[str, Sequence[st
             result.system,
             f"{result.num_kv_tokens:,}",
             bytes_text(result.kv_bytes),
-            f"{result.accuracy:.3f} ± {result.accuracy_standard_error:.3f}",
+            with_error(Mean(result.accuracy, result.accuracy_standard_error), "{:.3f}"),
             f"{result.answer_log_likelihood:.3f}",
             f"{result.seconds_per_answer:.4f}",
             f"{result.num_questions:,}",

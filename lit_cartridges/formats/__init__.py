@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from lit_cartridges.cartridge_files import CartridgeFileError
-from lit_cartridges.formats.base_model import with_base_model
 from lit_cartridges.formats.cartridge_format import CartridgeFormat
 from lit_cartridges.formats.hazyresearch import HazyResearchFormat
 from lit_cartridges.formats.lit_format import LitFormat
 from lit_cartridges.formats.peft import PeftFormat
+from lit_cartridges.formats.source import with_base_model
 from lit_cartridges.formats.tokasaurus import TokasaurusFormat
 
 __all__ = ["FORMATS", "CartridgeFormat", "format_of", "named_format", "with_base_model"]

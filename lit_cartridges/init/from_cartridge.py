@@ -6,7 +6,7 @@ import warnings
 
 from transformers import PretrainedConfig
 
-from lit_cartridges.cartridge import Cartridge, Fingerprint
+from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.errors import SettingError
 from lit_cartridges.init.init_strategy import InitContext, InitialTensors, InitStrategy
 from lit_cartridges.models.base_weights import other_weights
@@ -34,12 +34,12 @@ class FromCartridge(InitStrategy):
     def check_model(self, config: PretrainedConfig, num_tokens: int) -> None:
         """See `InitStrategy.check_model`."""
         cartridge = Cartridge.from_pretrained(self.path)
-        made_for = cartridge.provenance.fingerprint
-        if made_for and (differences := made_for.differences(Fingerprint.of_config(config))):
-            raise SettingError(
-                "the cartridge is of another model: cartridge against model, " + "; ".join(differences),
-                {"init.path": self.path},
+        try:
+            cartridge.require_made_for(
+                config, config._name_or_path or config.model_type, called="the cartridge"
             )
+        except SettingError as error:
+            raise SettingError(error.why, {"init.path": self.path}) from error
         if self.grow is None:
             self._require_long_enough(cartridge.num_tokens, num_tokens)
         else:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from transformers import GenerationConfig
 
 from lit_cartridges.attention.prefill import prefill
-from lit_cartridges.generation import generate_from_prefix
+from lit_cartridges.generation import generate_from_prefix, greedy
 from lit_cartridges.init.init_strategy import InitContext
 from lit_cartridges.init.token_strategy import TokenStrategy, repeated
 from lit_cartridges.settings import PositiveInt, Range, checked
@@ -117,14 +116,9 @@ class Summary(TokenStrategy):
         renderer: Any = context.renderer_for(self)
         model: Any = context.model
         stops = renderer.stop_token_ids(model.generation_config)
-        config = GenerationConfig(
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            repetition_penalty=1.0,
-            eos_token_id=list(stops) or None,
-            pad_token_id=stops[0] if stops else 0,
-        )
         keys, values = prefill(model, context_ids)
         ids = torch.tensor([list(prompt_ids)], device=model.device)
-        reply = generate_from_prefix(model, keys, values, ids, generation_config=config)[0, len(prompt_ids) :]
+        reply = generate_from_prefix(
+            model, keys, values, ids, generation_config=greedy(stops, max_new_tokens)
+        )[0, len(prompt_ids) :]
         return renderer.text(reply.tolist())

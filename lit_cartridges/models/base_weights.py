@@ -66,6 +66,16 @@ def other_weights(cartridge: Cartridge, model: nn.Module) -> str | None:
     return None
 
 
+def require_same_weights(provenances: Sequence[Provenance]) -> None:
+    """Raise ValueError where cartridges that are to be composed carry different digests."""
+    known = {digest: each.base_model for each in provenances if (digest := digest_of(each))}
+    if len(known) > 1:
+        what = ", ".join(
+            f"{name or 'an unnamed model'!r} (digest {digest[:12]})" for digest, name in known.items()
+        )
+        raise ValueError(f"cannot compose cartridges that were made with different weights: {what}")
+
+
 def recorded_settings(provenance: Provenance, given: dict[str, Any]) -> dict[str, Any]:
     """``revision``, ``dtype`` and ``quantization_config`` that a cartridge was made with, for loading the model it names.
 

@@ -112,12 +112,14 @@ def load_model(
 
     Args:
         dtype: "auto" (that of its files), "float32", "bfloat16" or "float16".
-        device: where it goes, unless ``device_map`` says otherwise.
+        device: where it goes, unless ``device_map`` says otherwise; "auto" is CUDA where torch can use it.
         device_map: "auto", a device, or a device per module: accelerate spreads the model by it.
         quantization_config: as transformers takes it: ``{"load_in_4bit": true}``.
     """
     if dtype not in ("auto", *DTYPES):
         raise ModelError(f"dtype={dtype!r} must be auto, {', '.join(DTYPES)}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     transformers_logging.disable_progress_bar()  # of reading files: it would break up ours
     place = locate(name, revision=revision, token=token, setting=setting)
     options: dict[str, Any] = {

@@ -24,9 +24,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from lit_cartridges.attention import reads_prefixes
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.conversations.material import Material
+from lit_cartridges.conversations.student import Student, StudyData
 from lit_cartridges.conversations.tokenizer_check import tokenizer_fingerprint
 from lit_cartridges.data.batch import PackedBatch
-from lit_cartridges.data.student import Student, StudyData
 from lit_cartridges.errors import SettingError
 from lit_cartridges.init import FirstTokens, InitStrategy
 from lit_cartridges.init.init_cost import InitCost, measured_init

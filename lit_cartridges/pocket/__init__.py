@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from lit_cartridges.pocket.seed_prompts import SEED_PROMPTS
+from lit_cartridges.pocket.language import SEED_PROMPTS
 from lit_cartridges.pocket.tokenizer import unknown_words
 from lit_cartridges.pocket.world import World
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from lit_cartridges.corpora.corpus import Corpus, CorpusError, Document
-from lit_cartridges.pocket.world import Corpus as PocketText
+from lit_cartridges.pocket.pocket_text import PocketText
 from lit_cartridges.pocket.world import World
 from lit_cartridges.settings import NonNegativeInt, Range, checked
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from lit_cartridges.evals.passkey import PasskeyLanguage
-from lit_cartridges.evals.task import EvalError, EvalQuestion
+from lit_cartridges.evals.tasks.passkey import PasskeyLanguage
+from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion
 from lit_cartridges.pocket.language import ANSWER, FILLERS, QUESTIONS, STATEMENTS, Fact, state
 from lit_cartridges.pocket.vocabulary import ATTRIBUTE_OF, ATTRIBUTES, NAMES, VALUES
 from lit_cartridges.pocket.world import is_held_out

@@ -16,8 +16,8 @@ from lit_cartridges.pocket.language import (
     Fact,
     state,
 )
+from lit_cartridges.pocket.pocket_text import PocketText
 from lit_cartridges.pocket.vocabulary import ATTRIBUTE_OF, ATTRIBUTES, KIND_OF, VALUES
-from lit_cartridges.pocket.world import Corpus
 
 KINDS = ("structuring", "summarization", "question", "use_case", "creative")
 """Kinds of question, named as the seed prompts are."""
@@ -43,7 +43,7 @@ class Question:
         return tuple(word for word in answer.split() if word in ATTRIBUTE_OF) == self.values
 
 
-def ask_fact(fact: Fact, corpus: Corpus, rng: random.Random, kind: str = "question") -> Question:
+def ask_fact(fact: Fact, corpus: PocketText, rng: random.Random, kind: str = "question") -> Question:
     """A question of kind "question", "use_case" or "creative" that needs this one fact."""
     if kind == "creative":
         template = rng.choice(list(CREATIONS))
@@ -53,13 +53,13 @@ def ask_fact(fact: Fact, corpus: Corpus, rng: random.Random, kind: str = "questi
     return _question(kind, " ".join(state(fact, template)), " ".join(state(fact, reply)), [fact], corpus)
 
 
-def ask_list(facts: list[Fact], corpus: Corpus, rng: random.Random) -> Question:
+def ask_list(facts: list[Fact], corpus: PocketText, rng: random.Random) -> Question:
     """A request of kind "structuring" for these one or two facts about one name, in this order."""
     prompt = rng.choice(LISTS).replace("{f}", _asked(facts))
     return _question("structuring", prompt, _listing(facts), facts, corpus)
 
 
-def ask(kind: str, corpus: Corpus, rng: random.Random) -> Question:
+def ask(kind: str, corpus: PocketText, rng: random.Random) -> Question:
     """A question of this kind about the corpus, every fact equally likely to be met."""
     fact = rng.choice(corpus.facts)
     if kind in ("question", "use_case", "creative"):
@@ -75,7 +75,7 @@ def ask(kind: str, corpus: Corpus, rng: random.Random) -> Question:
     return _question(kind, prompt, _listing(facts), facts, corpus)
 
 
-def read(prompt: str, corpus: Corpus) -> Question | None:
+def read(prompt: str, corpus: PocketText) -> Question | None:
     """The question that this message is, if it asks for facts that the corpus states; None if it does not."""
     words = prompt.split()
     names = {word for word in words if word in KIND_OF}
@@ -111,7 +111,7 @@ def read(prompt: str, corpus: Corpus) -> Question | None:
 _FORMS = {attribute: {*QUESTIONS[attribute], *USE_CASES[attribute]} for attribute in VALUES}
 
 
-def _question(kind: str, prompt: str, answer: str, facts: list[Fact], corpus: Corpus) -> Question:
+def _question(kind: str, prompt: str, answer: str, facts: list[Fact], corpus: PocketText) -> Question:
     support = tuple(span for fact in facts for span in corpus.spans[fact])
     return Question(kind, prompt, answer, tuple(fact.value for fact in facts), tuple(facts), support)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
+from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion, EvalTask
 from lit_cartridges.pocket.corpus import WorldCorpus, WorldTokens
 from lit_cartridges.pocket.questions import Question
 from lit_cartridges.settings import Count, NonNegativeInt, checked

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
+from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion, EvalTask
+from lit_cartridges.pocket.pocket_text import PocketText, read_corpus
 from lit_cartridges.pocket.questions import Question, ask_fact
-from lit_cartridges.pocket.statements import read_corpus
 from lit_cartridges.pocket.tokenizer import unknown_words
-from lit_cartridges.pocket.world import Corpus
 from lit_cartridges.settings import Count, NonNegativeInt, ReadFileName, checked
 
 
@@ -48,7 +47,7 @@ class TextQuestions(EvalTask):
         return tuple(EvalQuestion(prompt=q.prompt, answer=q.answer, values=q.values) for q in made)
 
 
-def pocket_text(path: Path) -> Corpus:
+def pocket_text(path: Path) -> PocketText:
     """The file as a corpus of the pocket language.
 
     Raises:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from lit_cartridges.pocket import language
-from lit_cartridges.pocket.seed_prompts import SEED_PROMPTS
+from lit_cartridges.pocket.language import SEED_PROMPTS
 from lit_cartridges.pocket.vocabulary import NAMES, VALUES
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ["<unk>", "<pad>", "<bos>", "<end>", "<system>", "<user>", "<assistant>"]
 """`<end>` closes an answer (the end-of-sequence token); the last three open a message of that role."""
@@ -46,9 +45,6 @@ def ids() -> dict[str, int]:
 
 def build_tokenizer(model_max_length: int = 4096) -> PreTrainedTokenizerFast:
     """A transformers tokenizer that splits on blanks and punctuation, adds nothing, and joins by blanks."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     core = Tokenizer(models.WordLevel(ids(), unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()]
@@ -69,8 +65,6 @@ def build_tokenizer(model_max_length: int = 4096) -> PreTrainedTokenizerFast:
 
 def unknown_words(text: str) -> list[str]:
     """The words of a text that the language does not have, each once, in the order they appear."""
-    from tokenizers import pre_tokenizers
-
     splitter = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
     known = ids()
     return list(dict.fromkeys(word for word, _ in splitter.pre_tokenize_str(text) if word not in known))

@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
-from lit_cartridges.evals.task import EvalError, EvalQuestion
+from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion
 from lit_cartridges.pocket.corpus import WorldCorpus, WorldTokens
 from lit_cartridges.pocket.language import STATEMENTS, Fact, state
+from lit_cartridges.pocket.pocket_text import PocketText
 from lit_cartridges.pocket.questions import Question, ask_list
 from lit_cartridges.pocket.task import PocketQuestions
 from lit_cartridges.pocket.vocabulary import ATTRIBUTE_OF
-from lit_cartridges.pocket.world import RESTATED, Corpus, Sentence, World, assemble
+from lit_cartridges.pocket.world import RESTATED, Sentence, World, assemble
 from lit_cartridges.settings import Count, NonNegativeInt, checked
 
 
 @dataclass(frozen=True)
-class TwoPlacesText(Corpus):
+class TwoPlacesText(PocketText):
     """A text whose second half begins at token ``seam``."""
 
     seam: int = 0

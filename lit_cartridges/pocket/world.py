@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from functools import cache
 from zlib import crc32
 
 from lit_cartridges.pocket.language import FILLERS, OPENINGS, STATEMENTS, Fact, state
+from lit_cartridges.pocket.pocket_text import PocketText
+from lit_cartridges.pocket.questions import Question, ask_fact
 from lit_cartridges.pocket.vocabulary import ATTRIBUTES, KIND_OF, NAMES, VALUES
 
 HELD_OUT_OF = 5
@@ -28,42 +29,6 @@ def is_held_out(name: str, value: str) -> bool:
 def _values(name: str, attribute: str, held_out: bool) -> tuple[str, ...]:
     """The values that this name may take, in worlds of one side of the split."""
     return tuple(value for value in VALUES[attribute] if is_held_out(name, value) is held_out)
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """A text, the facts it states, and where.
-
-    `words`: its tokens. `spans`: fact -> the [start, end) token spans of the sentences that state it, in whole.
-    """
-
-    words: tuple[str, ...]
-    spans: dict[Fact, tuple[tuple[int, int], ...]]
-
-    @property
-    def text(self) -> str:
-        """The words joined by blanks; one word is one token."""
-        return " ".join(self.words)
-
-    @property
-    def facts(self) -> list[Fact]:
-        """The facts stated, in the order of their first statement."""
-        return list(self.spans)
-
-    @property
-    def num_tokens(self) -> int:
-        """Length of the text in tokens."""
-        return len(self.words)
-
-    def cut(self, start: int, end: int) -> Corpus:
-        """The chunk of tokens [start, end), which may begin and end in mid-sentence, with the facts it states in whole."""
-        start, end = max(0, start), min(len(self.words), end)
-        spans: dict[Fact, tuple[tuple[int, int], ...]] = {}
-        for fact, places in self.spans.items():
-            inside = tuple((a - start, b - start) for a, b in places if a >= start and b <= end)
-            if inside:
-                spans[fact] = inside
-        return Corpus(self.words[start:end], spans)
 
 
 class World:
@@ -95,7 +60,7 @@ class World:
             name for kind, names in NAMES.items() if self._attributes[kind] for name in names[index::shares]
         ]
 
-    def corpus(self, num_tokens: int, index: int = 0) -> Corpus:
+    def corpus(self, num_tokens: int, index: int = 0) -> PocketText:
         """The `index`-th text of about, and never above, `num_tokens` tokens: about one fact per 19 tokens."""
         if num_tokens < 1:
             raise ValueError(f"num_tokens must be positive, got {num_tokens}")
@@ -137,13 +102,8 @@ class World:
     def _filler(rng: random.Random) -> list[Sentence]:
         return [(rng.choice(FILLERS).split(), None)] if rng.random() < _FILLED else []
 
-    def questions(self, corpus: Corpus, n: int, seed: int = 0) -> list:
-        """`n` questions about facts of the corpus, no fact twice before every fact was asked once.
-
-        Returns `lit_cartridges.pocket.questions.Question` objects.
-        """
-        from lit_cartridges.pocket.questions import ask_fact
-
+    def questions(self, corpus: PocketText, n: int, seed: int = 0) -> list[Question]:
+        """`n` questions about facts of the corpus, no fact twice before every fact was asked once."""
         rng = random.Random(f"{self.seed} {self.held_out} {seed} questions")
         facts: list[Fact] = []
         while len(facts) < n:
@@ -153,7 +113,7 @@ class World:
         return [ask_fact(fact, corpus, rng) for fact in facts[:n]]
 
 
-def assemble(sentences: list[Sentence], num_tokens: int) -> Corpus:
+def assemble(sentences: list[Sentence], num_tokens: int) -> PocketText:
     """Joins sentences up to the budget; one that does not fit is left out, and the next that does is taken."""
     words: list[str] = []
     spans: dict[Fact, tuple[tuple[int, int], ...]] = {}
@@ -166,4 +126,4 @@ def assemble(sentences: list[Sentence], num_tokens: int) -> Corpus:
         words += sentence
         if end > num_tokens - 4:
             break
-    return Corpus(tuple(words), spans)
+    return PocketText(tuple(words), spans)

@@ -6,6 +6,7 @@ every layer from the files, which are mapped into memory and so read from disk o
 
 from __future__ import annotations
 
+import ctypes
 import re
 from collections.abc import Iterator
 from itertools import groupby
@@ -30,8 +31,10 @@ from lit_cartridges.models.weight_files import (
     tensors_of,
 )
 from lit_cartridges.strategies.nvme_shards import nvme_shards
-from lit_cartridges.strategies.returned_memory import return_large_blocks
 from lit_cartridges.strategies.sharded_weights import shard, sharded_modules
+
+_M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+_LARGE_BYTES = 1024**2
 
 
 def load_sharded(
@@ -188,3 +191,14 @@ def _sharded(module: nn.Module, config: dict[str, Any], store: Any) -> bool:
         return False
     shard(module, config, store)
     return True
+
+
+def return_large_blocks() -> None:
+    """From now on, blocks of a MiB or more do not come from this process's heap.
+
+    glibc takes blocks of up to 32 MiB from the heap once one of that size has been freed, and a heap shrinks at its end
+    only: layers that were let go stay resident, several times what is held. Other C libraries are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)

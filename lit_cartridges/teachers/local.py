@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import (
-    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     PretrainedConfig,
@@ -31,7 +30,7 @@ from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.cascade import cascade_prefill
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.conversations.top_logprobs import TopLogprobs
-from lit_cartridges.generation import generate_from_prefix, left_padded
+from lit_cartridges.generation import generate_from_prefix, greedy, left_padded, pad_token_id
 from lit_cartridges.models.position_limit import max_positions
 from lit_cartridges.settings import Count, checked
 from lit_cartridges.teachers.teacher import Completion, Sampling, Teacher, TeacherError
@@ -130,21 +129,14 @@ class LocalTeacher(Teacher):
         streamed = self._streamed_tokens(context, longest + sampling.max_new_tokens)
         read_tokens = len(context) - streamed + self.prefix_positions(streamed)
         max_new_tokens = self._fitting_length(model, read_tokens + longest, sampling.max_new_tokens)
-        pad = self.stop_token_ids[0] if self.stop_token_ids else 0
-        ids, mask = left_padded(prompts, pad, model.device)
+        ids, mask = left_padded(prompts, pad_token_id(self.stop_token_ids), model.device)
         recorder, processors = _TopRecorder(top_k), LogitsProcessorList()
         if top_k:
             processors.append(recorder)
         if sampling.temperature > 0:
             processors.append(_SeededSampler(sampling.temperature, seeds, max_new_tokens, model.device))
         options: dict[str, Any] = {
-            "generation_config": GenerationConfig(
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                repetition_penalty=1.0,
-                eos_token_id=list(self.stop_token_ids) or None,
-                pad_token_id=pad,
-            ),
+            "generation_config": greedy(self.stop_token_ids, max_new_tokens),
             "logits_processor": processors,
         }
         keys, values = self._read(context, streamed) if context else (None, None)

@@ -13,7 +13,7 @@ from lit_cartridges.attention.key_biases import widened
 from lit_cartridges.attention.merged import MergedAttention
 from lit_cartridges.attention.parts import PrefixPart, RowsPart, SlicedPart
 from lit_cartridges.attention.prefill import prefill
-from lit_cartridges.evals.system import of_cartridge
+from lit_cartridges.evals.systems import of_cartridge
 from lit_cartridges.generation import generate
 from lit_cartridges.losses import LanguageHead, NextToken, Targets, chunked_loss
 from tests.tiny_models import VOCAB, tiny_model

@@ -11,7 +11,7 @@ from lit_cartridges.callbacks import composition_test
 from lit_cartridges.callbacks.composition_test import CompositionTest, OtherCartridge
 from lit_cartridges.cartridge import Fingerprint, Provenance
 from lit_cartridges.evals.evaluate import evaluate
-from lit_cartridges.evals.system import of_cartridge
+from lit_cartridges.evals.systems import of_cartridge
 from tests.evals.words import WordTask
 from tests.tiny_models import tiny_model
 from tests.tiny_run import (

@@ -13,7 +13,7 @@ from lit_cartridges.callbacks import long_context_eval
 from lit_cartridges.callbacks.long_context_eval import LongContextEval
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.evals.evaluate import evaluate
-from lit_cartridges.evals.system import of_cartridge
+from lit_cartridges.evals.systems import of_cartridge
 from tests.evals.words import Answered, WordTask
 from tests.tiny_run import (
     SaveAt,
@@ -200,7 +200,7 @@ def test_a_cascade_that_the_model_has_no_positions_for_fails_before_it_is_loaded
         ({"every_n_steps": 0}, "every_n_steps=0 must be at least 1"),
         (
             {"systems": ["rag"]},
-            r"systems=\['rag'\] must name some of cartridge, icl, truncated_icl, no_context",
+            r"systems=\['rag'\] must name some of cartridge, cascade, icl, no_context",
         ),
         ({"systems": []}, "must name some of"),
     ],

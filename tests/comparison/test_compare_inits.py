@@ -6,8 +6,6 @@ import csv
 import json
 import multiprocessing
 import os
-import statistics
-from math import sqrt
 
 import pytest
 import torch
@@ -18,7 +16,6 @@ from lit_cartridges.cartridge_cli import CartridgeCLI
 from lit_cartridges.cli import main
 from lit_cartridges.comparison.plan import Plan
 from lit_cartridges.comparison.recipe import Recipe
-from lit_cartridges.comparison.results import Mean
 from lit_cartridges.strategies import training_processes
 
 CORPUS_TOKENS = 240
@@ -287,14 +284,6 @@ def test_another_model_needs_another_text(tmp_path, recipe, monkeypatch):
     plan = plan_of(recipe, tmp_path, strategies=["Text"])
     monkeypatch.setattr(Recipe, "model_name", "some/model")
     assert not plan.makes_other_text and plan.needs_other_text == ["Text"]
-
-
-def test_mean_and_standard_error_over_seeds():
-    values = [0.2, 0.5, 0.6]
-    mean = Mean.of(values)
-    assert mean.mean == pytest.approx(1.3 / 3)
-    assert mean.standard_error == pytest.approx(statistics.stdev(values) / sqrt(3))
-    assert Mean.of([0.4]) == Mean(0.4, None) and Mean.of([None]) == Mean(None, None)
 
 
 def test_asking_questions_does_not_count_as_training(recipe):

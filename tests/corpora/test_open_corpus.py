@@ -28,6 +28,7 @@ def test_text(tmp_path, tokenizer):
     ids = corpus.token_ids(tokenizer)
     assert ids.dtype == np.int32
     assert tokenizer.decode(ids.tolist()) == corpus.text
+    assert open_corpus(corpus) is corpus
 
 
 def test_folder_is_sorted_and_skips_binary_hidden_and_foreign_files(tmp_path, caplog):

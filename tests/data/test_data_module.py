@@ -8,7 +8,7 @@ from jsonargparse import ArgumentParser
 
 from lit_cartridges.corpora.open_corpus import CorpusError
 from lit_cartridges.data import RawCorpus, Recorded, SelfStudyDataModule
-from lit_cartridges.data.example_source import teacher_context_ids
+from lit_cartridges.data.sources.example_source import teacher_context_ids
 from lit_cartridges.data.stream import StreamState
 from lit_cartridges.errors import SettingError
 from lit_cartridges.losses import FullDistillation, NextToken, TopKDistillation

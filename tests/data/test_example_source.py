@@ -8,7 +8,7 @@ import pytest
 from lit_cartridges.conversations.conversation import Conversation
 from lit_cartridges.conversations.recording import Recording
 from lit_cartridges.conversations.renderer import ChatRenderer
-from lit_cartridges.data.example_source import ConversationExamples, CorpusExamples
+from lit_cartridges.data.sources.example_source import ConversationExamples, CorpusExamples
 from tests.tiny_run import conversation, tokenizer
 
 

@@ -11,9 +11,8 @@ from lit_cartridges.attention.cache_argument import cache_argument
 from lit_cartridges.cascade import CascadingCache, cascade_prefill, reads_cascades
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.conversations.renderer import user
-from lit_cartridges.evals.cascade_system import CASCADE, STREAMING_LLM, streamed
 from lit_cartridges.evals.evaluate import evaluate
-from lit_cartridges.evals.system import icl
+from lit_cartridges.evals.systems import CASCADE, STREAMING_LLM, icl, streamed
 from tests.evals.words import WordTask, sentence, word_renderer
 from tests.tiny_models import tiny_model
 

@@ -15,7 +15,7 @@ from lit_cartridges.commands.evaluate import evaluate_command
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.corpora.open_corpus import TextCorpus
 from lit_cartridges.evals.evaluate import evaluate
-from lit_cartridges.evals.system import icl
+from lit_cartridges.evals.systems import icl
 from tests.evals.words import Answered, WordTask
 from tests.tiny_models import tiny_model
 from tests.tiny_run import save_corpus, tokenizer
@@ -101,7 +101,7 @@ def test_a_corpus_beyond_the_context_is_streamed(tmp_path, model_folder, capsys)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"systems": ["rag"]}, r"systems=\['rag'\]: there is no 'rag'; choose from icl"),
+        ({"systems": ["rag"]}, r"systems=\['rag'\] must name some of cascade, icl, no_context"),
         ({}, "nothing to evaluate"),
         ({"systems": ["no_context", "icl"], "model": "m"}, "icl needs the corpus; set corpus"),
         ({"cartridges": ["a"], "compose": True}, "compose=true needs at least 2 cartridges, got 1"),

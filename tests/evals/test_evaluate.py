@@ -16,8 +16,8 @@ from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.conversations.renderer import user
 from lit_cartridges.evals.asked import asked, reserve_tokens
 from lit_cartridges.evals.evaluate import evaluate
-from lit_cartridges.evals.system import ContextTooLong, System, icl, no_context, of_cartridge, truncated_icl
-from lit_cartridges.evals.task import EvalError
+from lit_cartridges.evals.systems import ContextTooLong, System, icl, no_context, of_cartridge, truncated_icl
+from lit_cartridges.evals.tasks.task import EvalError
 from tests.evals.words import Answered, WordTask, sentence, word_renderer
 from tests.tiny_models import tiny_model
 

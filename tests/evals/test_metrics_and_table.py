@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from lit_cartridges.evals.metrics import AnswerLogLikelihood, SecondsPerAnswer, ShareRight
 from lit_cartridges.evals.result import EvalResult, Reply
+from lit_cartridges.evals.statistics import Mean, share_error, with_error
 from lit_cartridges.evals.table import bytes_text, text_table
 
 
@@ -76,3 +78,17 @@ def test_a_result_is_plain_json():
     content = json.loads(json.dumps(result("x", replies=(reply,)).as_dict()))
     assert content["replies"][0]["reply"] == "b" and content["system"] == "x"
     assert "replies" not in result("x").as_dict(with_replies=False)
+
+
+def test_means_are_written_with_their_errors_as_far_as_they_have_any():
+    values = [0.25, 0.5, 1.0, None]
+    mean = Mean.of(values)
+    assert mean.standard_error == pytest.approx(np.std(values[:3], ddof=1) / math.sqrt(3))
+    assert with_error(mean, "{:.2f}") == "0.58 ± 0.22"
+    assert with_error(Mean.of([0.5]), "{:.1f}") == "0.5"
+    assert with_error(Mean.of([]), "{:.1f}") == with_error(None, "{:.1f}") == "–"
+
+
+def test_the_error_of_a_share_is_that_of_its_replies():
+    replies = np.random.default_rng(0).random((20_000, 50)) < 0.3
+    assert share_error(0.3, 50) == pytest.approx(replies.mean(1).std(), rel=0.02)

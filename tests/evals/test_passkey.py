@@ -13,11 +13,11 @@ from lit_cartridges.cli import main
 from lit_cartridges.commands.passkey import passkey_command, passkey_table
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.evals.passkey import EnglishPasskey, PasskeyCell, passkey_cell
-from lit_cartridges.evals.system import ContextTooLong
-from lit_cartridges.evals.task import EvalError
+from lit_cartridges.evals.systems import ContextTooLong
+from lit_cartridges.evals.tasks.task import EvalError
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.pocket.passkey import PocketPasskey
-from lit_cartridges.pocket.statements import read_corpus
+from lit_cartridges.pocket.pocket_text import read_corpus
 from lit_cartridges.pocket.tokenizer import build_tokenizer, unknown_words
 
 POCKET = "package:lit_cartridges.pocket/model"

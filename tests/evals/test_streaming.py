@@ -13,13 +13,10 @@ from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.cli import main
 from lit_cartridges.commands import perplexity as module
 from lit_cartridges.commands.perplexity import perplexity_command
-from lit_cartridges.evals.streaming import (
-    STREAMING_SYSTEMS,
-    dense_logprobs,
-    streaming_perplexity,
-    truncated_logprobs,
-)
-from lit_cartridges.evals.system import ContextTooLong
+from lit_cartridges.evals.streaming import streaming_perplexity
+from lit_cartridges.evals.systems import ContextTooLong, StreamedKind, names_of
+from lit_cartridges.evals.systems.dense import dense_logprobs
+from lit_cartridges.evals.systems.truncated import truncated_logprobs
 from tests.tiny_models import VOCAB, tiny_model
 from tests.tiny_run import save_corpus, save_model, tokenizer
 
@@ -59,7 +56,7 @@ def test_dense_sees_everything(name):
 def test_all_systems_agree_where_nothing_need_be_lost(llama):
     documents = [tokens(30, 1), tokens(19, 2)]
     size = CascadeOptions(total_tokens=44, cascades=2, stride_tokens=8)
-    found = [streaming_perplexity(llama, documents, system, size) for system in STREAMING_SYSTEMS]
+    found = [streaming_perplexity(llama, documents, system, size) for system in names_of(StreamedKind)]
     assert {result.num_tokens for result in found} == {29 + 18}
     for result in found:
         assert result.nats_per_token == pytest.approx(found[-1].nats_per_token, abs=1e-4)
@@ -129,7 +126,7 @@ def test_the_command_scores_files_behind_the_chats_opening(tmp_path, saved, caps
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"systems": ["rag"]}, "must name some of cascade, streaming_llm, truncated, dense"),
+        ({"systems": ["rag"]}, "must name some of cascade, dense, streaming_llm, truncated"),
         (
             {"cascade": CascadeOptions(total_tokens=30, stride_tokens=16)},
             "total_tokens=30 does not leave 4 equal",

@@ -7,10 +7,10 @@ import json
 import pytest
 
 from lit_cartridges.errors import SettingError
-from lit_cartridges.evals.choices import chosen_letter
-from lit_cartridges.evals.longhealth import LongHealth, LongHealthCorpus
-from lit_cartridges.evals.question_file import QuestionFile
-from lit_cartridges.evals.task import EvalError, EvalQuestion
+from lit_cartridges.evals.tasks.choices import chosen_letter
+from lit_cartridges.evals.tasks.longhealth import LongHealth, LongHealthCorpus
+from lit_cartridges.evals.tasks.question_file import QuestionFile
+from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion
 from tests.evals.words import WordTask
 
 OPTIONS = ("Aspirin", "Insulin", "Ramipril", "Metformin", "None of them")

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from lit_cartridges.conversations.renderer import ChatRenderer
-from lit_cartridges.evals.task import EvalQuestion, EvalTask
+from lit_cartridges.evals.tasks.task import EvalQuestion, EvalTask
 from tests.tiny_models import VOCAB
 
 _FIXED = ["<pad>", "<s>", "</s>", "User", "Assistant", ":", "<unk>"]

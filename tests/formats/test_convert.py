@@ -200,7 +200,7 @@ def test_a_name_that_is_no_path_is_looked_up_on_the_hub(tmp_path, monkeypatch, c
 
 
 def test_a_name_that_is_nowhere_is_named():
-    with pytest.raises(CartridgeFileError, match="'them/nothing' is no path here, and the Hub has none"):
+    with pytest.raises(CartridgeFileError, match="'them/nothing' is no folder here, and the Hub has none"):
         local_copy("them/nothing")
 
 

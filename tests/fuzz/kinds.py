@@ -20,9 +20,9 @@ from lit_cartridges.conversations.parquet import read_conversations
 from lit_cartridges.conversations.recording import Recording
 from lit_cartridges.conversations.tokenizer_check import RecordingError
 from lit_cartridges.corpora.open_corpus import CorpusError, open_corpus
-from lit_cartridges.evals.longhealth import LongHealth, LongHealthCorpus
-from lit_cartridges.evals.question_file import QuestionFile
-from lit_cartridges.evals.task import EvalError
+from lit_cartridges.evals.tasks.longhealth import LongHealth, LongHealthCorpus
+from lit_cartridges.evals.tasks.question_file import QuestionFile
+from lit_cartridges.evals.tasks.task import EvalError
 from lit_cartridges.formats import FORMATS
 from lit_cartridges.formats.hazyresearch import write_cache
 from lit_cartridges.runs.checkpoint_files import CheckpointFileError, resume_path

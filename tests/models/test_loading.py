@@ -46,6 +46,12 @@ def test_a_model_comes_frozen_in_eval_mode_and_in_the_wanted_dtype(dtype, tmp_pa
     assert model.config._name_or_path == name
 
 
+def test_the_device_auto_is_cuda_where_there_is_one(tmp_path):
+    name = save_model(tmp_path)
+    assert load_model(name, device="auto").device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert load_model(name).device.type == "cpu"
+
+
 def test_config_and_tokenizer_need_no_weights(tmp_path):
     name = save_model(tmp_path)
     (tmp_path / TENSORS).unlink()

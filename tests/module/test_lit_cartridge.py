@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lit_cartridges.conversations.parquet import write_conversations
-from lit_cartridges.data.example_source import ConversationExamples
+from lit_cartridges.data.sources.example_source import ConversationExamples
 from lit_cartridges.runs.run_progress import learning_rate_share
 from tests.tiny_run import (
     Curve,

@@ -6,7 +6,7 @@ import pytest
 
 from lit_cartridges.corpora.corpus import CorpusError
 from lit_cartridges.errors import SettingError
-from lit_cartridges.evals.task import EvalError
+from lit_cartridges.evals.tasks.task import EvalError
 from lit_cartridges.pocket import World
 from lit_cartridges.pocket.corpus import WorldCorpus
 from lit_cartridges.pocket.questions import read

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from lit_cartridges.evals.task import EvalError
+from lit_cartridges.evals.tasks.task import EvalError
 from lit_cartridges.pocket.language import Fact
-from lit_cartridges.pocket.statements import read_corpus, read_statement
+from lit_cartridges.pocket.pocket_text import read_corpus, read_statement
 from lit_cartridges.pocket.text_task import TextQuestions
 from lit_cartridges.pocket.vocabulary import NAMES, VALUES
 from lit_cartridges.pocket.world import World

@@ -9,7 +9,7 @@ import pytest
 
 from lit_cartridges.conversations.conversation import Conversation, Message
 from lit_cartridges.conversations.recording import Recording
-from lit_cartridges.evals.task import EvalError
+from lit_cartridges.evals.tasks.task import EvalError
 from lit_cartridges.pocket.language import STATEMENTS, state
 from lit_cartridges.pocket.questions import ask_list, read
 from lit_cartridges.pocket.tokenizer import unknown_words

@@ -15,7 +15,7 @@ from lit_cartridges.conversations.parquet import read_conversations
 from lit_cartridges.conversations.recorded import RecordedConversations
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.conversations.tokenizer_check import RecordingError
-from lit_cartridges.data.example_source import ConversationExamples
+from lit_cartridges.data.sources.example_source import ConversationExamples
 from tests.tiny_run import END, tokenizer
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from lit_cartridges.data.example_source import CorpusExamples, ExampleSource
-from lit_cartridges.data.proportions import tell_long_windows
+from lit_cartridges.data.sources.example_source import CorpusExamples, ExampleSource
+from lit_cartridges.data.sources.proportions import tell_long_windows
 from lit_cartridges.data.sources.source import Source
 from lit_cartridges.settings import Range, checked
 

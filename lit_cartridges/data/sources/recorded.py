@@ -11,10 +11,14 @@ from lit_cartridges.conversations.conversation import ConversationError
 from lit_cartridges.conversations.material import Material
 from lit_cartridges.conversations.parquet import conversation_files
 from lit_cartridges.conversations.recorded import RecordedConversations
+from lit_cartridges.conversations.student import Student
 from lit_cartridges.conversations.tokenizer_check import RecordingError
-from lit_cartridges.data.example_source import ConversationExamples, ExampleSource, conversation_examples
+from lit_cartridges.data.sources.example_source import (
+    ConversationExamples,
+    ExampleSource,
+    conversation_examples,
+)
 from lit_cartridges.data.sources.source import Source
-from lit_cartridges.data.student import Student
 from lit_cartridges.errors import called
 from lit_cartridges.runs.run_settings import constructed, files_identity
 from lit_cartridges.settings import NonNegativeInt, ReadPath, checked

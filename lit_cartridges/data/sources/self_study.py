@@ -11,12 +11,12 @@ from transformers import PreTrainedModel
 
 from lit_cartridges.conversations.material import Material
 from lit_cartridges.conversations.recording import Recording
+from lit_cartridges.conversations.student import Student
 from lit_cartridges.corpora.chunkers import TokenChunker
 from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
-from lit_cartridges.data.example_source import ExampleSource, conversation_examples
-from lit_cartridges.data.proportions import tell_long_chunks
+from lit_cartridges.data.sources.example_source import ExampleSource, conversation_examples
+from lit_cartridges.data.sources.proportions import tell_long_chunks
 from lit_cartridges.data.sources.source import Source
-from lit_cartridges.data.student import Student
 from lit_cartridges.errors import SettingError, called
 from lit_cartridges.runs.run_settings import constructed, text_identity
 from lit_cartridges.runs.steady_bar import SteadyBar

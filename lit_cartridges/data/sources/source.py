@@ -9,8 +9,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from lit_cartridges.conversations.material import Conversations, Material
-from lit_cartridges.data.example_source import ExampleSource
-from lit_cartridges.data.student import Student
+from lit_cartridges.conversations.student import Student
+from lit_cartridges.data.sources.example_source import ExampleSource
 from lit_cartridges.runs.run_settings import constructed
 
 

@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lit_cartridges.pocket.demo.plan import Text, make_runs, make_texts
+from lit_cartridges.pocket.demo.plan import DemoText, make_runs, make_texts
 from lit_cartridges.pocket.demo.report import html_report, table
 from lit_cartridges.pocket.demo.scoring import Row, Scorer
 from lit_cartridges.pocket.demo.training import Trained, train_all
@@ -91,7 +91,7 @@ def run_demo(settings: DemoSettings) -> list[Row]:
     return rows
 
 
-def _told(texts: list[Text]) -> str:
+def _told(texts: list[DemoText]) -> str:
     return " and ".join(f"«{text.name}» ({text.num_tokens:,} tokens)" for text in texts)
 
 

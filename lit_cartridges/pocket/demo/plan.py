@@ -18,7 +18,7 @@ CURVE_QUESTIONS = 60
 
 
 @dataclass(frozen=True)
-class Text:
+class DemoText:
     """A corpus on disk.
 
     Args:
@@ -50,7 +50,7 @@ class Run:
     """
 
     name: str
-    text: Text
+    text: DemoText
     num_tokens: int
     recipe: str
     max_steps: int
@@ -88,13 +88,13 @@ class Run:
 
 def make_texts(
     folder: Path, corpus: Path | None, *, seed: int, short_tokens: int, long_tokens: int
-) -> list[Text]:
+) -> list[DemoText]:
     """The texts as files in ``folder``: of two held-out worlds that share no name, and a long one; or the user's."""
     folder.mkdir(parents=True, exist_ok=True)
     if corpus is not None:
         words = " ".join(corpus.read_text(encoding="utf-8").split())
         (folder / "a.txt").write_text(words + "\n", encoding="utf-8")
-        return [Text("a", folder / "a.txt", len(words.split()))]
+        return [DemoText("a", folder / "a.txt", len(words.split()))]
     worlds = {
         "a": World(seed, held_out=True, part=(0, 2)).corpus(short_tokens),
         "b": World(seed, held_out=True, part=(1, 2)).corpus(short_tokens),
@@ -104,14 +104,14 @@ def make_texts(
     for name, made in worlds.items():
         path = folder / f"{name}.txt"
         path.write_text(made.text + "\n", encoding="utf-8")
-        texts.append(Text(name, path, made.num_tokens))
+        texts.append(DemoText(name, path, made.num_tokens))
     return texts
 
 
-def make_runs(texts: list[Text], folder: Path, *, share: float = 1.0) -> list[Run]:
+def make_runs(texts: list[DemoText], folder: Path, *, share: float = 1.0) -> list[Run]:
     """All trainings, the longest first; ``share`` shortens each of them."""
 
-    def run(name: str, text: Text, compression: int, recipe: str, steps: int) -> Run:
+    def run(name: str, text: DemoText, compression: int, recipe: str, steps: int) -> Run:
         return Run(
             name=name,
             text=text,

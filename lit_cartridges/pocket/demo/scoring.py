@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.conversations.renderer import ChatRenderer
-from lit_cartridges.evals import EvalResult, System, evaluate, icl, no_context, of_cartridge, truncated_icl
 from lit_cartridges.evals.asked import reserve_tokens
+from lit_cartridges.evals.evaluate import evaluate
+from lit_cartridges.evals.result import EvalResult
+from lit_cartridges.evals.systems import (
+    ICL,
+    NO_CONTEXT,
+    TRUNCATED_ICL,
+    AskedKind,
+    ContextTooLong,
+    Sizes,
+    System,
+    SystemInput,
+    chosen,
+    of_cartridge,
+)
 from lit_cartridges.init import FirstTokens, InitContext
 from lit_cartridges.models import load_model, load_tokenizer
-from lit_cartridges.pocket.demo.plan import Text
+from lit_cartridges.pocket.demo.plan import DemoText
 from lit_cartridges.pocket.demo.training import Trained
 from lit_cartridges.text import text_ids
 
@@ -49,12 +62,12 @@ class Scorer:
         self.model, self.tokenizer = load_model(MODEL), load_tokenizer(MODEL)
         self.renderer = ChatRenderer(self.tokenizer)
 
-    def score(self, system: System, text: Text, training_s: float | None = None) -> Row:
+    def score(self, system: System, text: DemoText, training_s: float | None = None) -> Row:
         """Accuracy and the rest of one system on one text's questions."""
         result = evaluate(self.model, self.renderer, system, text.task(), max_new_tokens=_MAX_NEW_TOKENS)
         return Row(text.name, result, training_s)
 
-    def rows(self, texts: Sequence[Text], trained: Sequence[Trained]) -> list[Row]:
+    def rows(self, texts: Sequence[DemoText], trained: Sequence[Trained]) -> list[Row]:
         """The whole table: baselines and cartridges by text, then two cartridges composed."""
         rows = []
         for text in texts:
@@ -68,9 +81,17 @@ class Scorer:
                 rows.append(self.score(system, text, one.training_s + shared))
         return rows + self._composed(trained)
 
-    def _baselines(self, text: Text, *, first_tokens: int) -> list[Row]:
+    def _baselines(self, text: DemoText, *, first_tokens: int) -> list[Row]:
         ids = torch.tensor(text_ids(self.tokenizer, text.path.read_text())).numpy()
-        rows = [self.score(no_context(f"{text.name} no context"), text)]
+        reserve = reserve_tokens(self.renderer, text.task().questions(), _MAX_NEW_TOKENS)
+        given = SystemInput(
+            model=self.model,
+            renderer=self.renderer,
+            corpus_ids=ids,
+            sizes=Sizes(reserve_tokens=reserve, max_context_tokens=TRAINED_CONTEXT_TOKENS),
+        )
+        [alone] = chosen([NO_CONTEXT], AskedKind)
+        rows = [self.score(replace(alone.read(given), name=f"{text.name} no context"), text)]
         context = InitContext(
             model=self.model,
             context_ids=self.renderer.context_ids(ids),
@@ -84,20 +105,16 @@ class Scorer:
                 text,
             )
         )
-        reserve = reserve_tokens(self.renderer, text.task().questions(), _MAX_NEW_TOKENS)
-        whole = len(self.renderer.context_ids(ids)) + reserve <= TRAINED_CONTEXT_TOKENS
-        if whole:
-            system = icl(self.model, self.renderer, ids, reserve_tokens=reserve, name=f"{text.name} ICL")
-        else:
-            system = truncated_icl(
-                self.model,
-                self.renderer,
-                ids,
-                reserve_tokens=reserve,
-                max_context_tokens=TRAINED_CONTEXT_TOKENS,
-                name=f"{text.name} truncated ICL",
-            )
-        return [*rows, self.score(system, text)]
+        return [*rows, self.score(self._in_context(text, given), text)]
+
+    @staticmethod
+    def _in_context(text: DemoText, given: SystemInput) -> System:
+        """The whole text where the model has learnt to read so much, and else its first tokens."""
+        whole, truncated = chosen([ICL, TRUNCATED_ICL], AskedKind)
+        try:
+            return replace(whole.read(given), name=f"{text.name} ICL")
+        except ContextTooLong:
+            return replace(truncated.read(given), name=f"{text.name} truncated ICL")
 
     def _composed(self, trained: Sequence[Trained]) -> list[Row]:
         pair = [t for t in trained if t.run.name in ("a self-study 10×", "b self-study 10×")]

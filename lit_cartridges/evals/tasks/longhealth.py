@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_cartridges.corpora.corpus import Corpus, Document
-from lit_cartridges.evals.choices import with_choices
-from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
+from lit_cartridges.evals.tasks.choices import with_choices
+from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion, EvalTask
 from lit_cartridges.files.content import named, one_line, parse_json
 from lit_cartridges.settings import ReadFile, checked
 

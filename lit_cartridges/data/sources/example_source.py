@@ -14,8 +14,8 @@ from lit_cartridges.conversations.conversation import Conversation
 from lit_cartridges.conversations.material import Material
 from lit_cartridges.conversations.recording import Recording
 from lit_cartridges.conversations.renderer import ChatRenderer
-from lit_cartridges.data.batch import Example
-from lit_cartridges.data.student import Student
+from lit_cartridges.conversations.student import Student
+from lit_cartridges.data.sources.example import Example
 from lit_cartridges.self_study.room import READ_AGAIN_ERROR
 from lit_cartridges.text import text_ids
 

@@ -1,4 +1,4 @@
-"""The strategies to be compared, and their options."""
+"""The init strategies to be compared, and their options."""
 
 from __future__ import annotations
 

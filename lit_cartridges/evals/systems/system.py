@@ -1,8 +1,4 @@
-"""Systems under test: what the frozen model reads in front of a question.
-
-Those here are a prefix of keys and values, or nothing at all: a cartridge, the whole corpus in the context (ICL), the
-part of it that fits (truncated ICL), and no context. `evals.cascade_system` has those that are a stream.
-"""
+"""A system under test that has read its corpus: the prefix of keys and values in front of a question, or nothing at all."""
 
 from __future__ import annotations
 
@@ -18,14 +14,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from lit_cartridges.attention import Reading
 from lit_cartridges.attention.prefill import prefill
-from lit_cartridges.cartridge import Cartridge
-from lit_cartridges.conversations.renderer import ChatRenderer
-from lit_cartridges.evals.task import EvalError
+from lit_cartridges.evals.tasks.task import EvalError
 from lit_cartridges.generation import generate_from_prefix
 from lit_cartridges.models.position_limit import max_positions
-
-CARTRIDGE, ICL, TRUNCATED_ICL, NO_CONTEXT = "cartridge", "icl", "truncated_icl", "no_context"
-BASELINES = (ICL, TRUNCATED_ICL, NO_CONTEXT)
 
 TokenIds = Sequence[int] | NDArray[Any]
 
@@ -99,76 +90,6 @@ class System:
         ).last_hidden_state[0]
 
 
-def no_context(name: str = NO_CONTEXT) -> System:
-    """The model alone, with a chat that has no system message."""
-    return System(name=name, uses_context_prompt=False)
-
-
-def icl(
-    model: PreTrainedModel,
-    renderer: ChatRenderer,
-    corpus_ids: TokenIds,
-    *,
-    reserve_tokens: int = 0,
-    max_context_tokens: int | None = None,
-    name: str = ICL,
-) -> System:
-    """The whole corpus in the context.
-
-    Args:
-        reserve_tokens: positions to be left for a question and its answer.
-        max_context_tokens: positions that may be used, if fewer than the model's ``max_position_embeddings``: those
-            that it was trained on, say.
-
-    Raises:
-        ContextTooLong: they do not fit.
-    """
-    ids, limit = renderer.context_ids(corpus_ids), context_limit(model.config, max_context_tokens)
-    if limit is not None and len(ids) + reserve_tokens > limit:
-        raise ContextTooLong(
-            f"{name}: the corpus takes {len(ids)} tokens and a question with its answer up to {reserve_tokens}, and "
-            f"the context holds {limit}; use {TRUNCATED_ICL}, or a model with a longer context"
-        )
-    return _prefilled(model, ids, name)
-
-
-def truncated_icl(
-    model: PreTrainedModel,
-    renderer: ChatRenderer,
-    corpus_ids: TokenIds,
-    *,
-    reserve_tokens: int,
-    max_context_tokens: int | None = None,
-    name: str = TRUNCATED_ICL,
-) -> System:
-    """The first tokens of the corpus, as many as fit (arguments as in `icl`); the whole of it where it fits.
-
-    Raises:
-        ContextTooLong: not one token of the corpus fits.
-    """
-    ids, limit = renderer.context_ids(corpus_ids), context_limit(model.config, max_context_tokens)
-    kept = len(ids) if limit is None else min(len(ids), limit - reserve_tokens)
-    if kept <= len(ids) - len(corpus_ids):
-        raise ContextTooLong(
-            f"{name}: a question with its answer takes up to {reserve_tokens} tokens, which leaves no place for the "
-            f"corpus in a context of {limit}; lower max_new_tokens, or raise max_context_tokens"
-        )
-    return _prefilled(model, ids[:kept], name)
-
-
-def of_cartridge(name: str, cartridge: Cartridge, model: PreTrainedModel) -> System:
-    """A cartridge, as it stands now: later training does not change the system.
-
-    Raises:
-        ValueError: it was made for a model of another shape.
-    """
-    cartridge.require_fit(model)
-    with torch.no_grad():
-        keys, values = cartridge.tensors(dtype=model.dtype, device=model.device)
-        biases = cartridge.biases(device=model.device)
-    return System(name=name, keys=keys, values=values, biases=biases)
-
-
 def context_limit(config: PretrainedConfig, max_context_tokens: int | None = None) -> int | None:
     """Positions that prefix, question and answer may take together; None when there is no bound."""
     limit = max_positions(config)
@@ -186,9 +107,21 @@ def require_room(config: PretrainedConfig, name: str, prefix_tokens: int, needed
         )
 
 
-def _prefilled(model: PreTrainedModel, ids: Sequence[int], name: str) -> System:
+def prefilled(model: PreTrainedModel, ids: Sequence[int], name: str) -> System:
+    """A system that has read these tokens from position 0, and how long that took."""
     start = time.perf_counter()
     keys, values = prefill(model, ids)
+    return System(name=name, keys=keys, values=values, prefill_s=seconds_since(start, model))
+
+
+def seconds_since(start: float, model: PreTrainedModel) -> float:
+    """Since ``time.perf_counter`` gave ``start``, until the model's device has done all that it was given."""
     if model.device.type == "cuda":
         torch.cuda.synchronize(model.device)
-    return System(name=name, keys=keys, values=values, prefill_s=time.perf_counter() - start)
+    return time.perf_counter() - start
+
+
+def picked(logits: Tensor, targets: Tensor) -> Tensor:
+    """The targets' log-probabilities; the last logits have no target at the end of a text."""
+    known = logits[:, : targets.shape[1]].float().log_softmax(-1)
+    return known.gather(2, targets[..., None]).squeeze(2)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lit_cartridges.errors import CartridgesError
-from lit_cartridges.evals.choices import chosen_letter
+from lit_cartridges.evals.tasks.choices import chosen_letter
 
 
 class EvalError(CartridgesError, ValueError):

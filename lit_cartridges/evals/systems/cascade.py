@@ -1,4 +1,4 @@
-"""The cascading KV cache and StreamingLLM as systems under test: the corpus is streamed, and so is what follows it."""
+"""The cascading KV cache (arXiv 2406.17808): the corpus is streamed, and so is what follows it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from lit_cartridges.attention.cache_argument import cache_argument
-from lit_cartridges.cascade import CascadingCache, cascade_prefill, reads_cascades
+from lit_cartridges.cascade import CascadingCache, cascade_prefill, reads_cascades, streamed_logprobs
 from lit_cartridges.cascade.options import CascadeOptions
-from lit_cartridges.conversations.renderer import ChatRenderer
-from lit_cartridges.evals.system import System, TokenIds
+from lit_cartridges.evals.systems.kind import AskedKind, Sizes, StreamedKind, SystemInput
+from lit_cartridges.evals.systems.system import System, seconds_since
 from lit_cartridges.generation import left_padded
 
-CASCADE, STREAMING_LLM = "cascade", "streaming_llm"
-STREAMS = (CASCADE, STREAMING_LLM)
+CASCADE = "cascade"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,30 +77,32 @@ class CascadeSystem(System):
         return cache
 
 
-def stream_options(name: str, cascade: CascadeOptions) -> CascadeOptions:
-    """The cache of "cascade", or of "streaming_llm": one sub-cache of the same total size."""
-    return cascade.streaming_llm() if name == STREAMING_LLM else cascade
+class Cascade(AskedKind, StreamedKind):
+    """The whole corpus, or a document of any length, read through a cache of fixed size."""
 
+    name = CASCADE
 
-def streamed(
-    name: str,
-    model: PreTrainedModel,
-    renderer: ChatRenderer,
-    corpus_ids: TokenIds,
-    options: CascadeOptions,
-) -> CascadeSystem:
-    """The whole corpus, of any length, read through a cache of fixed size.
+    def sized(self, cascade: CascadeOptions) -> CascadeOptions:
+        """The cache's size, from the given one."""
+        return cascade
 
-    Args:
-        name, options: see `stream_options`.
+    def check(self, config: PretrainedConfig, sizes: Sizes) -> None:
+        """See `SystemKind.check`."""
+        self.sized(sizes.cascade).new_cache(config)
 
-    Raises:
-        ValueError: options that do not suit the model, or a model whose positions are not rotary.
-    """
-    cache = stream_options(name, options).new_cache(model.config)
-    ids = torch.tensor([renderer.context_ids(corpus_ids)], device=model.device)
-    start = time.perf_counter()
-    cascade_prefill(model, cache, ids)
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-    return CascadeSystem(name=name, cache=cache, prefill_s=time.perf_counter() - start)
+    def read(self, given: SystemInput) -> CascadeSystem:
+        """See `AskedKind.read`.
+
+        Raises:
+            ValueError: sizes that do not suit the model, or a model whose positions are not rotary.
+        """
+        model = given.model
+        cache = self.sized(given.sizes.cascade).new_cache(model.config)
+        ids = torch.tensor([given.renderer.context_ids(given.corpus_ids)], device=model.device)
+        start = time.perf_counter()
+        cascade_prefill(model, cache, ids)
+        return CascadeSystem(name=self.name, cache=cache, prefill_s=seconds_since(start, model))
+
+    def logprobs(self, model: PreTrainedModel, input_ids: Tensor, sizes: Sizes) -> Tensor:
+        """See `StreamedKind.logprobs`."""
+        return streamed_logprobs(model, self.sized(sizes.cascade).new_cache(model.config), input_ids)

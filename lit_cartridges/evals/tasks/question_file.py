@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lit_cartridges.evals.choices import LETTERS, with_choices
-from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
+from lit_cartridges.evals.tasks.choices import LETTERS, with_choices
+from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion, EvalTask
 from lit_cartridges.files.content import is_text, named, one_line, parse_json
 from lit_cartridges.settings import PositiveInt, ReadFile, checked
 

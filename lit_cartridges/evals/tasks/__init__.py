@@ -1,0 +1,20 @@
+"""What systems are asked, one kind of task a file."""
+
+from lit_cartridges.evals.tasks.longhealth import LongHealth, LongHealthCorpus
+from lit_cartridges.evals.tasks.passkey import EnglishPasskey, PasskeyLanguage
+from lit_cartridges.evals.tasks.question_file import QuestionFile
+from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion, EvalTask
+from lit_cartridges.found_classes import found_classes
+
+__all__ = [
+    "EnglishPasskey",
+    "EvalError",
+    "EvalQuestion",
+    "EvalTask",
+    "LongHealth",
+    "LongHealthCorpus",
+    "PasskeyLanguage",
+    "QuestionFile",
+]
+
+globals().update(found_classes(__name__, EvalTask))  # every task of this folder, by its name
