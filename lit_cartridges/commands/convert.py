@@ -29,7 +29,10 @@ def main(args: list[str]) -> None:
     )
     parser.add_argument("input", metavar="IN", help="folder or file to read, or a repository on the Hub")
     parser.add_argument(
-        "output", metavar="OUT", type=option(WritePath), help="folder to write, or file for hazyresearch"
+        "output",
+        metavar="OUT",
+        type=option(WritePath),
+        help="folder to write, or file where the format is one",
     )
     parser.add_argument("--to", required=True, choices=list(FORMATS), help="format of OUT")
     parser.add_argument(

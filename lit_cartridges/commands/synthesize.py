@@ -35,7 +35,6 @@ def synthesize(recipe_args: list[str], *, output: Path, num_conversations: int) 
     """Make the conversations and write them to ``output``; returns their number."""
     from lit_cartridges.cartridge_cli import CartridgeCLI
     from lit_cartridges.self_study.room import require_room
-    from lit_cartridges.teachers.local import LocalTeacher
 
     cli = CartridgeCLI.run_with(recipe_args, run=False)
     data, module = cli.datamodule, cli.model
@@ -43,7 +42,7 @@ def synthesize(recipe_args: list[str], *, output: Path, num_conversations: int) 
     synthesizer = data.synthesizer()
     require_room(synthesizer, module.model_config)
     model = None
-    if isinstance(data.teacher, LocalTeacher):
+    if data.teacher.runs_model:
         model = module.load_teacher()
     data.teacher.bind(model, module.tokenizer)
     parts = Recording(

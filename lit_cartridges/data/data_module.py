@@ -247,7 +247,7 @@ class SelfStudyDataModule(L.LightningDataModule):
             batches_per_step=trainer.accumulate_grad_batches,
             start=lambda: self.stream_state,
             skip=self._overfitted,
-            threaded=not isinstance(self.teacher, LocalTeacher),
+            threaded=not self.teacher.runs_model,
             in_step=partial(in_step, trainer.strategy),
         )
         return DataLoader(self._stream, batch_size=None, num_workers=0)

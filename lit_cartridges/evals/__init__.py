@@ -9,6 +9,7 @@ from lit_cartridges.evals.result import EvalResult, Reply
 from lit_cartridges.evals.system import ContextTooLong, System, icl, no_context, of_cartridge, truncated_icl
 from lit_cartridges.evals.table import text_table
 from lit_cartridges.evals.task import EvalError, EvalQuestion, EvalTask
+from lit_cartridges.found_classes import found_classes
 
 __all__ = [
     "CascadeSystem",
@@ -32,3 +33,5 @@ __all__ = [
     "text_table",
     "truncated_icl",
 ]
+
+globals().update(found_classes(__name__, EvalTask))  # every task of this folder, by its name

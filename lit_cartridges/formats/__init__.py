@@ -7,17 +7,14 @@ from pathlib import Path
 from lit_cartridges.cartridge_files import CartridgeFileError
 from lit_cartridges.formats.base_model import with_base_model
 from lit_cartridges.formats.cartridge_format import CartridgeFormat
-from lit_cartridges.formats.hazyresearch import HazyResearchFormat
 from lit_cartridges.formats.lit_format import LitFormat
-from lit_cartridges.formats.peft import PeftFormat
-from lit_cartridges.formats.tokasaurus import TokasaurusFormat
+from lit_cartridges.found_classes import found_classes
 
 __all__ = ["FORMATS", "CartridgeFormat", "format_of", "named_format", "with_base_model"]
 
-# In the order of asking: folders are told by the files in them, and a bare file comes last.
-FORMATS: dict[str, CartridgeFormat] = {
-    kind.name: kind() for kind in (LitFormat, PeftFormat, TokasaurusFormat, HazyResearchFormat)
-}
+# In the order of asking: our own folders, then the others by the names of their files.
+_FOUND = sorted(found_classes(__name__, CartridgeFormat).values(), key=lambda kind: kind is not LitFormat)
+FORMATS: dict[str, CartridgeFormat] = {kind.name: kind() for kind in _FOUND}
 
 
 def named_format(name: str) -> CartridgeFormat:

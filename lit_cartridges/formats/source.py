@@ -6,12 +6,9 @@ from pathlib import Path
 
 from lit_cartridges.cartridge_files import CartridgeFileError
 
-# The files of every format; a repository's other files are not downloaded.
-_FILES = ["cartridge.safetensors", "adapter_model.*", "adapter_config.json", "config.yaml", "*.pt"]
-
 
 def local_copy(name: str) -> Path:
-    """The path ``name``, or the Hub repository of that name, downloaded.
+    """The path ``name``, or the Hub repository of that name, of which the files of the formats are downloaded.
 
     Raises:
         CartridgeFileError: it is neither.
@@ -22,7 +19,10 @@ def local_copy(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
+    from lit_cartridges.formats import FORMATS  # whose making imports this file
+
+    files = sorted({pattern for known in FORMATS.values() for pattern in known.files})
     try:
-        return Path(snapshot_download(name, allow_patterns=_FILES))
+        return Path(snapshot_download(name, allow_patterns=files))
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise CartridgeFileError(f"{name!r} is no path here, and the Hub has none for us: {error}") from error
