@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from lit_cartridges.pocket.world import World
+from tests.documented import ROOT, blocks, run, with_command
 
-ROOT = Path(__file__).parent.parent
 FILE = re.compile(
     r"^`((?:lit_cartridges|tests)/\S+\.py)`:\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
-LINE = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PARTS = ("An init strategy", "An evaluation task", "A teacher", "A file format", "A corpus reader")
 # Tests that try every class of a kind, and so the new ones.
 ALL_OF_A_KIND = (
@@ -39,7 +36,7 @@ def test_a_part_is_one_new_file_one_new_test_and_one_line(part):
     files = dict(FILE.findall(sections()[part]))
     assert [name.split("/")[0] for name in files] == ["lit_cartridges", "tests"]
     assert not [name for name in files if (ROOT / name).exists()]
-    assert len(LINE.findall(sections()[part])) == 1
+    assert len(blocks(sections()[part], "sh")) == 1
 
 
 @pytest.fixture(scope="module")
@@ -61,29 +58,19 @@ def copy(tmp_path_factory) -> Path:
         f"{n}\n00:{n // 60:02}:{n % 60:02},000 --> 00:{n // 60:02}:{n % 60:02},900\n" for n in range(999)
     )
     (folder / "film.srt").write_text("\n".join(f"{a}{b} .\n" for a, b in zip(times, said, strict=False)))
-    command = folder / "bin" / "lit-cartridges"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m lit_cartridges.cli "$@"\n')
-    command.chmod(0o755)
-    return folder
-
-
-def run(copy: Path, *command: str) -> None:
-    path = f"{copy / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"PYTHONPATH": str(copy), "PATH": path}
-    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return with_command(folder)
 
 
 @pytest.mark.slow
 def test_their_tests_pass_and_so_do_those_that_try_every_class_of_a_kind(copy):
     own = [name for text in sections().values() for name, _ in FILE.findall(text) if name.startswith("tests")]
-    run(copy, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *own, *ALL_OF_A_KIND)
+    options = ("-q", "-p", "no:cacheprovider")
+    run(copy, sys.executable, "-m", "pytest", *options, *own, *ALL_OF_A_KIND, PYTHONPATH=str(copy))
 
 
 @pytest.mark.slow
 def test_their_lines_run(copy):
     """One after the other: the file format's line converts what the init strategy's has trained."""
     for text in sections().values():
-        run(copy, "/bin/sh", "-ec", LINE.findall(text)[0])
+        run(copy, "/bin/sh", "-ec", blocks(text, "sh")[0][1], PYTHONPATH=str(copy))
     assert {"cartridge.json", "plain.parquet"} <= {file.name for file in copy.iterdir()}

@@ -27,10 +27,9 @@ __all__ = [
 
 
 def open_corpus(path: str | Path, *, field: str = "text", encoding: str = "utf-8") -> Corpus:
-    """The reader that fits the name: a folder's, or the one of this package that has the end of the name among its `suffixes`
-    (which takes `field` and `encoding`, if it has such settings); for all else one document.
+    """The reader that fits the name: a folder's, the one that has the end of the name among its `suffixes`, or `TextCorpus`.
 
-    `docs/corpora.md` says what is read of which kind of file.
+    `field` and `encoding` go to readers that have such settings. `docs/corpora.md` says what is read of which kind of file.
     """
     path = at_home(path)
     if path.is_dir():
