@@ -26,7 +26,7 @@ VLLM := $(VENV)-vllm
 NEWEST := $(VENV)-newest
 INSTALLED := build/installed
 
-.PHONY: help install install-deepspeed install-vllm demo test test-distributed test-faults test-gpu test-newest test-vllm install-slurm test-slurm fuzz lint format typecheck bench clean
+.PHONY: help install install-deepspeed install-vllm demo test test-distributed test-faults test-gpu test-newest test-vllm install-slurm test-slurm fuzz lint format typecheck api bench clean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -122,6 +122,9 @@ typecheck: $(STAMP) ## install the package into build/, compare its files with t
 	  || { echo "source (<) and installed package (>) differ: see packages and package-data in pyproject.toml" >&2; exit 1; }
 	cd $(INSTALLED) && $(abspath $(PY)) -m mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache \
 	  -p lit_cartridges | sed -E 's#^lit_cartridges/(callbacks|recipes)/#\1/#'
+
+api: $(STAMP) ## write docs/api.md from signatures and docstrings
+	$(PY) docs/api_page.py
 
 bench: $(STAMP) ## run every script of benchmarks/ and keep its figures in runs/bench/ (BENCH, BENCH_ARGS)
 	@mkdir -p runs/bench

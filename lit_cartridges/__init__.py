@@ -29,7 +29,14 @@ def __getattr__(name: str) -> Any:
     """PEP 562: a name is imported when it is first used, so that the command's ``--version`` loads no torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        from lit_cartridges.optional import MissingExtraError, hint
+
+        if (mend := hint(error.name)) is None:
+            raise
+        raise MissingExtraError(f"{name} needs {error.name}, which is not installed; {mend}") from error
 
 
 install()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,11 @@ def test_links_lead_to_files(page):
 def test_every_page_is_in_the_index():
     named = set(LINK.findall((ROOT / "docs" / "index.md").read_text()))
     assert {page.name for page in PAGES} - {"index.md"} <= named
+
+
+def test_the_api_page_is_what_the_docstrings_say():
+    written = runpy.run_path(str(ROOT / "docs" / "api_page.py"))["page"]()
+    assert (ROOT / "docs" / "api.md").read_text() == written, "make api"
 
 
 def test_cited_laws_exist():

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from lit_cartridges.command_line.given import as_typed, given_settings
 from lit_cartridges.errors import SettingError, is_ours
+from lit_cartridges.optional import hint
 
 DEBUG = "--debug"
 _MOST_CHARACTERS = 2000
@@ -115,12 +116,16 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 def _is_for_the_user(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in _USERS and (error.filename or is_ours(error)):
         return True
+    if isinstance(error, ModuleNotFoundError) and hint(error.name):
+        return True
     return is_ours(error) or type(error).__name__ == "MisconfigurationException"
 
 
 def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror.lower()}"
+    if isinstance(error, ModuleNotFoundError):
+        return f"needs {error.name}, which is not installed; {hint(error.name)}"
     return str(error)
 
 

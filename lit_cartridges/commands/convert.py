@@ -16,9 +16,8 @@ def main(args: list[str]) -> None:
     """
     from lit_cartridges.command_line.parsers import CommandParser, option
     from lit_cartridges.errors import SettingError
-    from lit_cartridges.formats import FORMATS, format_of, named_format, with_base_model
+    from lit_cartridges.formats import FORMATS, format_of, local_copy, named_format, with_base_model
     from lit_cartridges.formats.cartridge_format import DTYPES
-    from lit_cartridges.formats.source import local_copy
     from lit_cartridges.settings import WritePath
 
     parser = CommandParser(
@@ -29,7 +28,10 @@ def main(args: list[str]) -> None:
     )
     parser.add_argument("input", metavar="IN", help="folder or file to read, or a repository on the Hub")
     parser.add_argument(
-        "output", metavar="OUT", type=option(WritePath), help="folder to write, or file for hazyresearch"
+        "output",
+        metavar="OUT",
+        type=option(WritePath),
+        help="folder to write, or file where the format is one",
     )
     parser.add_argument("--to", required=True, choices=list(FORMATS), help="format of OUT")
     parser.add_argument(

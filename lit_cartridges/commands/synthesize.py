@@ -36,7 +36,6 @@ def synthesize(recipe_args: list[str], *, output: Path, num_conversations: int) 
     """Make the conversations and write them to ``output``; returns their number."""
     from lit_cartridges.cartridge_cli import CartridgeCLI
     from lit_cartridges.data import SelfStudy
-    from lit_cartridges.teachers.local import LocalTeacher
 
     cli = CartridgeCLI.run_with(recipe_args, run=False)
     data, module = cli.datamodule, cli.model
@@ -47,7 +46,7 @@ def synthesize(recipe_args: list[str], *, output: Path, num_conversations: int) 
         )
     module.connect(data)
     synthesizer = source.synthesizer(seed=data.seed)
-    source.bind_teacher(module.load_teacher() if isinstance(source.teacher, LocalTeacher) else None)
+    source.bind_teacher(module.load_teacher() if source.teacher.runs_model else None)
     parts = Recording(
         output.with_suffix(".parts"),
         tokenizer=module.tokenizer,

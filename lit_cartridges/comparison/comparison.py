@@ -21,6 +21,7 @@ from lit_cartridges.comparison.results import Measured, OverSeeds, over_seeds
 from lit_cartridges.errors import SettingError
 from lit_cartridges.evals.table import aligned
 from lit_cartridges.init import INITS
+from lit_cartridges.optional import require_modules
 from lit_cartridges.runs.atomic_files import write_atomically
 from lit_cartridges.settings import (
     Count,
@@ -76,6 +77,7 @@ def compare(settings: ComparisonSettings) -> list[OverSeeds]:
         ValueError: a setting cannot work, or the folder's runs were made with others; nothing has been trained then.
         RuntimeError: a training failed.
     """
+    require_modules("matplotlib")
     plan = _checked_plan(settings)
     sources, runs = plan.sources(), plan.runs()
     left = sum(not is_finished(run) for run in sources + runs)

@@ -6,6 +6,7 @@ from lit_cartridges.corpora.folder_corpus import FolderCorpus
 from lit_cartridges.corpora.json_corpus import JsonCorpus
 from lit_cartridges.corpora.open_corpus import open_corpus
 from lit_cartridges.corpora.text_corpora import MarkdownCorpus, TextCorpus
+from lit_cartridges.found_classes import found_classes
 
 __all__ = [
     "Chunk",
@@ -20,3 +21,5 @@ __all__ = [
     "TokenChunker",
     "open_corpus",
 ]
+
+globals().update(found_classes(__name__, Corpus))  # every reader of this folder, by its name

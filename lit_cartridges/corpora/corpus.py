@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from lightning.fabric.utilities.rank_zero import rank_zero_only
@@ -42,10 +42,14 @@ class Document:
 class Corpus(ABC):
     """Documents at `path`. A subclass writes `documents`; empty ones are dropped by the base.
 
+    Attributes:
+        suffixes: ends of file names, in lower case; `open_corpus` gives those files to this reader.
+
     Raises:
         CorpusError: at construction when there is nothing at `path`, later when it cannot be read or is empty.
     """
 
+    suffixes: ClassVar[tuple[str, ...]] = ()
     _told_unknown = False
 
     def __init__(self, path: str | Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lit_cartridges.corpora.corpus import Corpus, CorpusError, Document
 from lit_cartridges.files.content import one_line, parse_json
@@ -16,6 +16,8 @@ class JsonCorpus(Corpus):
 
     Records that are plain strings are documents as they stand.
     """
+
+    suffixes: ClassVar[tuple[str, ...]] = (".json", ".jsonl", ".ndjson")
 
     @checked
     def __init__(self, *, path: str | Path, field: str = "text", encoding: str = "utf-8") -> None:

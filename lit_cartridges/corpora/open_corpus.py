@@ -1,13 +1,17 @@
-"""Corpora and their readers, and the choice of a reader by file name."""
+"""The choice of a corpus reader by file name."""
 
 from __future__ import annotations
 
+from functools import cache
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 from lit_cartridges.corpora.corpus import Corpus, CorpusError, Document
 from lit_cartridges.corpora.folder_corpus import FolderCorpus
 from lit_cartridges.corpora.json_corpus import JsonCorpus
 from lit_cartridges.corpora.text_corpora import MarkdownCorpus, TextCorpus
+from lit_cartridges.found_classes import found_classes
 from lit_cartridges.settings import at_home
 
 __all__ = [
@@ -23,19 +27,23 @@ __all__ = [
 
 
 def open_corpus(path: str | Path | Corpus, *, field: str = "text", encoding: str = "utf-8") -> Corpus:
-    """The reader that fits the name: a folder, .json and .jsonl (their `field`), .md; for all else one document.
+    """The reader that fits the name: a folder's, the one that has the end of the name among its `suffixes`, or `TextCorpus`.
 
-    A reader is given back as it is.
-    `docs/corpora.md` says what is read of which kind of file.
+    A reader is given back as it is. `field` and `encoding` go to readers that have such settings. `docs/corpora.md` says what
+    is read of which kind of file.
     """
     if isinstance(path, Corpus):
         return path
     path = at_home(path)
-    suffix = path.suffix.lower()
     if path.is_dir():
         return FolderCorpus(path=path, encoding=encoding)
-    if suffix in (".json", ".jsonl", ".ndjson"):
-        return JsonCorpus(path=path, field=field, encoding=encoding)
-    if suffix in (".md", ".markdown"):
-        return MarkdownCorpus(path=path, encoding=encoding)
-    return TextCorpus(path=path, encoding=encoding)
+    reader: Any = _readers().get(path.suffix.lower(), TextCorpus)
+    known = signature(reader).parameters
+    options = {name: value for name, value in (("field", field), ("encoding", encoding)) if name in known}
+    return reader(path=path, **options)
+
+
+@cache
+def _readers() -> dict[str, type[Corpus]]:
+    readers = found_classes("lit_cartridges.corpora", Corpus).values()
+    return {suffix: reader for reader in readers for suffix in reader.suffixes}

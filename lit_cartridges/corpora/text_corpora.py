@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
@@ -46,6 +47,8 @@ class TextCorpus(Corpus):
 
 class MarkdownCorpus(Corpus):
     """A Markdown file, one document per top-level heading (`# …`); front matter between `---` lines is dropped."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".md", ".markdown")
 
     @checked
     def __init__(self, *, path: str | Path, encoding: str = "utf-8") -> None:

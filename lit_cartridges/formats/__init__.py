@@ -5,19 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from lit_cartridges.cartridge_files import CartridgeFileError
+from lit_cartridges.cartridge_files.folder import here_or_downloaded
 from lit_cartridges.formats.cartridge_format import CartridgeFormat
-from lit_cartridges.formats.hazyresearch import HazyResearchFormat
 from lit_cartridges.formats.lit_format import LitFormat
-from lit_cartridges.formats.peft import PeftFormat
 from lit_cartridges.formats.source import with_base_model
-from lit_cartridges.formats.tokasaurus import TokasaurusFormat
+from lit_cartridges.found_classes import found_classes
 
-__all__ = ["FORMATS", "CartridgeFormat", "format_of", "named_format", "with_base_model"]
+__all__ = ["FORMATS", "CartridgeFormat", "format_of", "local_copy", "named_format", "with_base_model"]
 
-# In the order of asking: folders are told by the files in them, and a bare file comes last.
-FORMATS: dict[str, CartridgeFormat] = {
-    kind.name: kind() for kind in (LitFormat, PeftFormat, TokasaurusFormat, HazyResearchFormat)
-}
+# In the order of asking: our own folders, then the others by the names of their files.
+_FOUND = sorted(found_classes(__name__, CartridgeFormat).values(), key=lambda kind: kind is not LitFormat)
+FORMATS: dict[str, CartridgeFormat] = {kind.name: kind() for kind in _FOUND}
 
 
 def named_format(name: str) -> CartridgeFormat:
@@ -29,6 +27,12 @@ def named_format(name: str) -> CartridgeFormat:
     if name not in FORMATS:
         raise ValueError(f"format {name!r} is not known; choose one of {', '.join(FORMATS)}")
     return FORMATS[name]
+
+
+def local_copy(name: str) -> Path:
+    """The path ``name``, or the Hub repository of that name, of which the files of the formats are downloaded (errors as
+    `here_or_downloaded`)."""
+    return here_or_downloaded(name, sorted({file for known in FORMATS.values() for file in known.files}))
 
 
 def format_of(path: Path) -> CartridgeFormat:

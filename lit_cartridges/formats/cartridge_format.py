@@ -22,6 +22,8 @@ class CartridgeFormat(ABC):
     Attributes:
         name: as on the command line.
         looks: by which files it is told, for error messages and help.
+        files: patterns of their names, for downloads from the Hub.
+        suffix: how the name of its one file ends; empty for a folder.
         dtype: what the system itself writes, and what is written unless another dtype is asked for.
         holds: the fields of `Provenance` that have a place in the files.
         holds_biases: whether a per-key bias has a place in them.
@@ -29,6 +31,8 @@ class CartridgeFormat(ABC):
 
     name: ClassVar[str]
     looks: ClassVar[str]
+    files: ClassVar[tuple[str, ...]]
+    suffix: ClassVar[str] = ""
     dtype: ClassVar[torch.dtype] = torch.float32
     holds: ClassVar[frozenset[str]] = frozenset()
     holds_biases: ClassVar[bool] = False
@@ -81,6 +85,10 @@ class CartridgeFormat(ABC):
 
     def require_holdable(self, cartridge: Cartridge, path: Path, *, drop_bias: bool = False) -> None:
         """Raise ValueError when the files cannot hold this cartridge, before anything is written."""
+        if path.suffix != (self.suffix or path.suffix):
+            raise ValueError(
+                f"{path}: {self.name} writes one file; give its name, such as cartridge{self.suffix}"
+            )
         if cartridge.biases() is not None and not (self.holds_biases or drop_bias):
             raise ValueError(
                 f"the cartridge has a per-key bias, for which {self.name} files have no place; fit it without "

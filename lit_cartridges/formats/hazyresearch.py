@@ -31,6 +31,8 @@ class HazyResearchFormat(CartridgeFormat):
 
     name: ClassVar[str] = "hazyresearch"
     looks: ClassVar[str] = "a file cache*.pt"
+    files: ClassVar[tuple[str, ...]] = ("*.pt",)
+    suffix: ClassVar[str] = ".pt"
     dtype: ClassVar[torch.dtype] = torch.bfloat16
 
     def recognises(self, path: Path) -> bool:
@@ -42,8 +44,6 @@ class HazyResearchFormat(CartridgeFormat):
     def require_holdable(self, cartridge: Cartridge, path: Path, *, drop_bias: bool = False) -> None:
         super().require_holdable(cartridge, path, drop_bias=drop_bias)
         one_shape(cartridge)
-        if path.suffix != ".pt":
-            raise ValueError(f"{path}: {self.name} writes one file; give its name, such as cache-step0.pt")
 
     def _write(self, cartridge: Cartridge, path: Path, dtype: torch.dtype) -> None:
         write_cache(cartridge, path, dtype)

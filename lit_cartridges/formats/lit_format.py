@@ -18,6 +18,7 @@ class LitFormat(CartridgeFormat):
 
     name: ClassVar[str] = "lit_cartridges"
     looks: ClassVar[str] = f"a folder with {TENSORS}"
+    files: ClassVar[tuple[str, ...]] = (TENSORS,)
     holds: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(Provenance))
     holds_biases: ClassVar[bool] = True
 

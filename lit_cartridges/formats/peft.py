@@ -35,6 +35,7 @@ class PeftFormat(CartridgeFormat):
 
     name: ClassVar[str] = "peft"
     looks: ClassVar[str] = f"a folder with {_CONFIG} and {_TENSORS} (or {_PICKLE})"
+    files: ClassVar[tuple[str, ...]] = ("adapter_model.*", _CONFIG)
     holds: ClassVar[frozenset[str]] = LitFormat.holds
 
     def recognises(self, path: Path) -> bool:

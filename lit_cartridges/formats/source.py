@@ -1,22 +1,12 @@
-"""A cartridge to convert: where it lies, and which model it is of where its file does not say."""
+"""Which model a cartridge is of, where its file does not say."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from lit_cartridges.cartridge import Cartridge
-from lit_cartridges.cartridge_files.folder import here_or_downloaded
 from lit_cartridges.models import load_config
 from lit_cartridges.provenance import Fingerprint
-
-# The files of every format; a repository's other files are not downloaded.
-_FILES = ["cartridge.safetensors", "adapter_model.*", "adapter_config.json", "config.yaml", "*.pt"]
-
-
-def local_copy(name: str) -> Path:
-    """The path ``name``, or the Hub repository of that name, downloaded (errors as `here_or_downloaded`)."""
-    return here_or_downloaded(name, _FILES)
 
 
 def with_base_model(cartridge: Cartridge, name: str) -> Cartridge:

@@ -30,6 +30,7 @@ class TokasaurusFormat(CartridgeFormat):
 
     name: ClassVar[str] = "tokasaurus"
     looks: ClassVar[str] = f"a folder with {_CONFIG} and {_TENSORS} (or one other .pt)"
+    files: ClassVar[tuple[str, ...]] = (_CONFIG, "*.pt")
     dtype: ClassVar[torch.dtype] = torch.bfloat16
     holds: ClassVar[frozenset[str]] = frozenset({"base_model"})
 

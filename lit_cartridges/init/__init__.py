@@ -1,5 +1,6 @@
 """Init strategies: how a cartridge's tensors start."""
 
+from lit_cartridges.found_classes import found_classes
 from lit_cartridges.init.attention_matching import AttentionMatching
 from lit_cartridges.init.cascade_tokens import CascadeTokens
 from lit_cartridges.init.first_tokens import FirstTokens
@@ -13,22 +14,9 @@ from lit_cartridges.init.summary import Summary
 from lit_cartridges.init.text import Text
 from lit_cartridges.init.token_strategy import TokenStrategy
 
-INITS: dict[str, type[InitStrategy]] = {
-    cls.__name__: cls
-    for cls in (
-        RandomVectors,
-        RandomTokens,
-        FirstTokens,
-        Text,
-        Summary,
-        SampledChunks,
-        ImportantTokens,
-        CascadeTokens,
-        AttentionMatching,
-        FromCartridge,
-    )
-}
-"""Every strategy by its name."""
+INITS: dict[str, type[InitStrategy]] = found_classes(__name__, InitStrategy)
+"""Every strategy of this folder by its name; `lit_cartridges.init.NAME` is there for those that no line above imports, too."""
+globals().update(INITS)
 
 __all__ = [
     "INITS",

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from lit_cartridges.pocket.language import SEED_PROMPTS
 from lit_cartridges.pocket.tokenizer import unknown_words
 from lit_cartridges.pocket.world import World
 
-__all__ = ["SEED_PROMPTS", "World", "model_path", "unknown_words"]
+__all__ = ["SEED_PROMPTS", "SELF_STUDY", "World", "model_path", "unknown_words"]
+
+SELF_STUDY: dict[str, Any] = {
+    "seed_prompts": SEED_PROMPTS,
+    "min_chunk_tokens": 64,
+    "max_chunk_tokens": 128,
+    "uses": 8,
+    "question_temperature": 0.8,
+    "question_max_tokens": 24,
+    "answer_max_tokens": 32,
+    "tokens_per_batch": 512,
+}
+"""Settings of `SelfStudyDataModule` with which the bundled model studies a text of a few hundred tokens in seconds."""
 
 
 def model_path() -> Path:

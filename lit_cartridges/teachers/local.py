@@ -50,6 +50,8 @@ class LocalTeacher(Teacher):
             kept displaces none of it.
     """
 
+    runs_model = True
+
     @checked
     def __init__(self, *, max_rows: Count = 64, cascade: CascadeOptions | None = None) -> None:
         self.max_rows, self.cascade = max_rows, cascade

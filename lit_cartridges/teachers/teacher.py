@@ -67,10 +67,13 @@ class Teacher(ABC):
     Attributes:
         stop_token_ids: ids that end a reply; whoever knows the tokenizer (the Synthesizer) sets them where they are
             still empty.
+        runs_model: whether the frozen model that `bind` hands over does the work; it is loaded for this teacher then, and
+            asked in the thread that trains it.
         reads_any_length: whether chunks beyond the model's context are no obstacle.
     """
 
     stop_token_ids: tuple[int, ...] = ()
+    runs_model: bool = False
     reads_any_length: bool = False
 
     @abstractmethod

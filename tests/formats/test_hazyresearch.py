@@ -171,5 +171,5 @@ def test_other_content_is_named(tmp_path):
 
 
 def test_a_file_name_is_asked_for(tmp_path):
-    with pytest.raises(ValueError, match="writes one file; give its name, such as cache-step0.pt"):
+    with pytest.raises(ValueError, match="writes one file; give its name, such as cartridge.pt"):
         HAZY.write(drawn(), tmp_path)

@@ -296,3 +296,10 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind("cascade", _cascade, _read_cascade, CascadeFileError, spoilt={".safetensors": _HEADER}),
 )
+
+_ASKED_FORMATS = ("lit_cartridges", "peft", "hazyresearch", "tokasaurus")
+KINDS += tuple(
+    _cartridges(name, _other(name, f"of_{name}{known.suffix}"), name, forged={known.suffix: _BYTES})
+    for name, known in FORMATS.items()
+    if name not in _ASKED_FORMATS
+)

@@ -139,7 +139,7 @@ def test_the_registry_names_every_strategy_that_the_package_has():
     }
     assert set(INITS.values()) == ours
     assert all(name == cls.__name__ for name, cls in INITS.items())
-    assert len(INITS) == 10
+    assert len(INITS) >= 10
 
 
 def test_tensors_are_cut_and_joined_by_position_and_missing_biases_are_zeros():

@@ -98,7 +98,7 @@ class SelfStudy(Source):
         self.top_k, self.min_mass = top_k, min_mass
         self.off_corpus = open_corpus(off_corpus) if isinstance(off_corpus, str | Path) else off_corpus
         self.off_corpus_share, self.recording_folder = off_corpus_share, recording
-        self.threaded = not isinstance(self.teacher, LocalTeacher)
+        self.threaded = not self.teacher.runs_model
 
     def connect(self, student: Student, material: Material) -> None:
         """See `Source`; every conversation must fit the model's positions."""

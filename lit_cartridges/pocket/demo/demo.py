@@ -9,6 +9,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lit_cartridges.optional import require_modules
 from lit_cartridges.pocket.demo.plan import DemoText, make_runs, make_texts
 from lit_cartridges.pocket.demo.report import html_report, table
 from lit_cartridges.pocket.demo.scoring import Row, Scorer
@@ -62,9 +63,11 @@ def run_demo(settings: DemoSettings) -> list[Row]:
 
     Raises:
         EvalError: the user's corpus is not in the pocket language; the message names the words.
+        MissingExtraError: nothing could draw the report.
         RuntimeError: a training failed.
     """
     begun = time.perf_counter()
+    require_modules("matplotlib")
     if settings.corpus is not None:
         pocket_text(settings.corpus)
     _clear_if_changed(settings)
