@@ -65,14 +65,6 @@ class Shape:
         return 2 * self.layers * self.kv_heads * self.head_dim
 
 
-# Llama-3.1, from its published configs.
-LLAMA_3_1 = {
-    "8B": Shape(layers=32, width=4096, mlp_width=14336, heads=32, kv_heads=8, vocabulary=128256),
-    "70B": Shape(layers=80, width=8192, mlp_width=28672, heads=64, kv_heads=8, vocabulary=128256),
-    "405B": Shape(layers=126, width=16384, mlp_width=53248, heads=128, kv_heads=8, vocabulary=128256),
-}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """A packed micro-batch and how it is trained.

@@ -6,79 +6,35 @@ and on top of it what waits for the network, since `ShardedWeights` fetches no l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from benchmarks import _scaling as scaling
-from benchmarks._shapes import Row, Shape
+from lit_cartridges.estimates import counts as scaling
+from lit_cartridges.estimates.machine import Machine, assumed
+from lit_cartridges.estimates.shapes import Row, Shape
 
 STRATEGIES = ("DDP", "ZeRO-3", "offload")
-
-
-def _assumed(default: Any, what: str) -> Any:
-    return field(default=default, metadata={"help": what})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """One H100 SXM and what lies between many; every field is an option of the script."""
-
-    matmul_tflops: float = _assumed(989, "dense bf16 matrix products, TFLOP/s, data sheet")
-    matmul_share: float = _assumed(0.4, "share of that which a step reaches")
-    hbm_tb_s: float = _assumed(3.35, "GPU memory, TB/s, data sheet")
-    hbm_share: float = _assumed(0.7, "share of that which decoding reaches")
-    gpu_gb: float = _assumed(80, "memory of a GPU, GB")
-    reserved_gb: float = _assumed(2, "of that for CUDA, NCCL and libraries, GB")
-    fragmentation: float = _assumed(0.1, "what the allocator loses, as a share of what is used")
-    nvlink_gb_s: float = _assumed(450, "NVLink of a GPU, per direction, GB/s, data sheet")
-    network_gb_s: float = _assumed(50, "InfiniBand per GPU (400 Gb/s), GB/s")
-    pcie_gb_s: float = _assumed(64, "PCIe 5 x16, per direction, GB/s")
-    link_share: float = _assumed(0.7, "share of NVLink, InfiniBand and PCIe that is reached")
-    hop_us: float = _assumed(2, "latency of a collective per GPU in it, µs")
-    launch_ms: float = _assumed(0.5, "launching a layer's kernels from Python, ms per forward call")
-    gpus_per_node: int = _assumed(8, "GPUs of a node")
-    host_gb: float = _assumed(2000, "CPU memory of a node, GB")
-
-    @property
-    def flops_per_s(self) -> float:
-        return self.matmul_tflops * 1e12 * self.matmul_share
-
-    @property
-    def hbm_bytes_per_s(self) -> float:
-        return self.hbm_tb_s * 1e12 * self.hbm_share
-
-    def gather_s(self, payload: float, gpus: int) -> float:
-        """Until a payload that is spread over ``gpus`` is whole on each: rings over all links of a node at once."""
-        nodes = -(-gpus // self.gpus_per_node)
-        inside = scaling.received_bytes(payload, min(gpus, self.gpus_per_node)) / (self.nvlink_gb_s * 1e9)
-        across = scaling.received_bytes(payload, nodes) / (self.gpus_per_node * self.network_gb_s * 1e9)
-        return max(inside, across) / self.link_share + (gpus - 1) * self.hop_us * 1e-6
-
-    def upload_s(self, payload: float) -> float:
-        """From CPU memory to a GPU."""
-        return payload / (self.pcie_gb_s * 1e9 * self.link_share)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """A run, and the conversations in it; every field is an option of the script."""
 
-    cartridge_tokens: int = _assumed(2048, "p, positions of the cartridge")
-    row_tokens: int = _assumed(2048, "data.tokens_per_batch, tokens of a packed row")
-    loss_chunk_tokens: int = _assumed(1024, "model.loss_chunk_tokens")
-    rows_per_step: int = _assumed(64, "packed rows of an optimizer step; at least one per GPU")
-    conversations: int = _assumed(65536, "conversations of a run, each trained on once")
-    prompt_tokens: int = _assumed(20, "mean tokens of a conversation's template")
-    question_tokens: int = _assumed(100, "mean tokens of a question")
-    answer_tokens: int = _assumed(380, "mean tokens of an answer")
-    longest_question_tokens: int = _assumed(
+    cartridge_tokens: int = assumed(2048, "p, positions of the cartridge")
+    row_tokens: int = assumed(2048, "data.tokens_per_batch, tokens of a packed row")
+    loss_chunk_tokens: int = assumed(1024, "model.loss_chunk_tokens")
+    rows_per_step: int = assumed(64, "packed rows of an optimizer step; at least one per GPU")
+    conversations: int = assumed(65536, "conversations of a run, each trained on once")
+    prompt_tokens: int = assumed(20, "mean tokens of a conversation's template")
+    question_tokens: int = assumed(100, "mean tokens of a question")
+    answer_tokens: int = assumed(380, "mean tokens of an answer")
+    longest_question_tokens: int = assumed(
         512, "data.question_max_tokens: a batch decodes until its longest ends"
     )
-    longest_answer_tokens: int = _assumed(1024, "data.answer_max_tokens: likewise")
-    chunk_tokens: int = _assumed(2304, "mean tokens of a chunk")
-    longest_chunk_tokens: int = _assumed(4096, "data.max_chunk_tokens")
-    rows_per_group: int = _assumed(32, "data.conversations_per_group, decoded side by side behind one chunk")
-    served_rows: int = _assumed(128, "conversations that a served teacher decodes side by side")
+    longest_answer_tokens: int = assumed(1024, "data.answer_max_tokens: likewise")
+    chunk_tokens: int = assumed(2304, "mean tokens of a chunk")
+    longest_chunk_tokens: int = assumed(4096, "data.max_chunk_tokens")
+    rows_per_group: int = assumed(32, "data.conversations_per_group, decoded side by side behind one chunk")
+    served_rows: int = assumed(128, "conversations that a served teacher decodes side by side")
 
     @property
     def conversation_tokens(self) -> int:
@@ -232,46 +188,3 @@ def _completion_s(
     read_s = max(read / machine.flops_per_s, launch_s)
     step_s = max(flops / machine.flops_per_s, moved / machine.hbm_bytes_per_s, launch_s)
     return read_s + (new_tokens - 1) * step_s + new_tokens * gathers_s
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rates:
-    """Of all GPUs together: trained tokens a second, alone and with its own teacher; seconds and optimizer steps of a run."""
-
-    training_tokens_per_s: float
-    tokens_per_s: float
-    training_s: float
-    generating_s: float
-    steps: int
-
-
-def rates(gpus: int, work: Work, times: Times) -> Rates:
-    """Of a run on this many GPUs."""
-    per_row = len(work.row(recompute=True).lengths)
-    rows_per_step = max(1, work.rows_per_step // gpus)
-    steps = -(-work.conversations // (per_row * rows_per_step * gpus))
-    training_s = steps * (rows_per_step * times.row_s + times.exchange_s)
-    generating_s = work.conversations / work.rows_per_group / gpus * times.group_s
-    tokens = work.conversations * work.conversation_tokens
-    return Rates(
-        training_tokens_per_s=tokens / training_s,
-        tokens_per_s=tokens / (training_s + generating_s),
-        training_s=training_s,
-        generating_s=generating_s,
-        steps=steps,
-    )
-
-
-def served_conversations_per_s(shape: Shape, gpus: int, work: Work, machine: Machine) -> float:
-    """A served teacher that spreads each layer over ``gpus`` and replaces a row as soon as it ends.
-
-    No code of ours, so nothing holds it: weights once per token and each row's keys and values, chunk included, two
-    all-reduces a layer; prefill shared by a group.
-    """
-    own = work.chunk_tokens + work.conversation_tokens // 2
-    weights = (shape.layers * shape.layer_matrices + shape.head_weights) * 2
-    moved = weights + work.served_rows * own * shape.kv_elements * 2
-    step_s = moved / (gpus * machine.hbm_bytes_per_s) + 4 * shape.layers * (gpus - 1) * machine.hop_us * 1e-6
-    prefill_s = scaling.prefill_flops(shape, work.chunk_tokens) / (gpus * machine.flops_per_s)
-    replies_s = (work.question_tokens + work.answer_tokens) * step_s / work.served_rows
-    return 1 / (replies_s + prefill_s / work.rows_per_group)
