@@ -1,8 +1,8 @@
 """Memory, FLOPs, network bytes and expected tokens/s of training a cartridge for large Llamas, on paper.
 
-Prints tables from formulas: counts (`lit_cartridges.estimates.counts`), and seconds from a roofline (`lit_cartridges.estimates.roofline`) whose
-every assumption is an option below. With --measure, the counts stand beside what this package's code does on small
-models. No figure here was measured on an H100.
+Prints tables from formulas: counts (`lit_cartridges.estimates.counts`), and seconds from a roofline
+(`lit_cartridges.estimates.roofline`) whose every assumption is an option below. With --measure, the counts stand beside
+what this package's code does on small models. No figure here was measured on an H100.
 """
 
 from __future__ import annotations

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from lit_cartridges.estimates import counts as scaling
+from lit_cartridges.estimates import counts
 
 
 def assumed(default: Any, what: str) -> Any:
+    """A field, and what it says."""
     return field(default=default, metadata={"help": what})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """One H100 SXM and what lies between many; every field is an option of the script."""
+    """One H100 SXM and what lies between many; every field is an option of `benchmarks.scaling`."""
 
     matmul_tflops: float = assumed(989, "dense bf16 matrix products, TFLOP/s, data sheet")
     matmul_share: float = assumed(0.4, "share of that which a step reaches")
@@ -43,8 +44,8 @@ class Machine:
     def gather_s(self, payload: float, gpus: int) -> float:
         """Until a payload that is spread over ``gpus`` is whole on each: rings over all links of a node at once."""
         nodes = -(-gpus // self.gpus_per_node)
-        inside = scaling.received_bytes(payload, min(gpus, self.gpus_per_node)) / (self.nvlink_gb_s * 1e9)
-        across = scaling.received_bytes(payload, nodes) / (self.gpus_per_node * self.network_gb_s * 1e9)
+        inside = counts.received_bytes(payload, min(gpus, self.gpus_per_node)) / (self.nvlink_gb_s * 1e9)
+        across = counts.received_bytes(payload, nodes) / (self.gpus_per_node * self.network_gb_s * 1e9)
         return max(inside, across) / self.link_share + (gpus - 1) * self.hop_us * 1e-6
 
     def upload_s(self, payload: float) -> float:

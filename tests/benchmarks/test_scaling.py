@@ -141,7 +141,7 @@ def test_gathering_is_as_slow_as_the_slowest_link():
 
 def test_a_run_takes_what_its_rows_and_groups_take():
     work = roofline.Work(conversations=6400, rows_per_step=16, rows_per_group=10)
-    times = roofline.Times(row_s=2.0, exchange_s=0.5, group_s=30.0, token_s=0.1)
+    times = roofline.Times(row_s=2.0, exchange_s=0.5, chunk_s=10.0, replies_s=20.0, token_s=0.1)
     found = rates_of(4, work, times)
     assert found.steps == 6400 // (4 * 16)
     assert found.training_s == found.steps * (4 * 2.0 + 0.5)
