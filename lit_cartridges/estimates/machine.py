@@ -33,6 +33,10 @@ class Machine:
     gpus_per_node: int = assumed(8, "GPUs of a node")
     host_gb: float = assumed(2000, "CPU memory of a node, GB")
 
+    def at_once(self, *seconds: float) -> float:
+        """What takes so many seconds each, as far as they overlap: a GPU computes, moves and is launched at once."""
+        return max(seconds)
+
     @property
     def flops_per_s(self) -> float:
         return self.matmul_tflops * 1e12 * self.matmul_share
@@ -51,3 +55,11 @@ class Machine:
     def upload_s(self, payload: float) -> float:
         """From CPU memory to a GPU."""
         return payload / (self.pcie_gb_s * 1e9 * self.link_share)
+
+
+class Processor(Machine):
+    """A CPU, which does one after the other."""
+
+    def at_once(self, *seconds: float) -> float:
+        """Their sum."""
+        return sum(seconds)

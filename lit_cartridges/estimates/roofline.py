@@ -170,9 +170,11 @@ def times(shape: Shape, strategy: str, gpus: int, work: Work, machine: Machine, 
     question = _completion_s(shape, work, machine, seeded, work.longest_question_tokens, forward_s)
     prompt = work.prompt_tokens + work.question_tokens
     answer = _completion_s(shape, work, machine, prompt, work.longest_answer_tokens, forward_s)
-    prefill_s = max(counts.prefill_flops(shape, work.chunk_tokens) / machine.flops_per_s, launch_s)
+    prefill_s = machine.at_once(
+        counts.prefill_flops(shape, work.chunk_tokens) / machine.flops_per_s, launch_s
+    )
     return Times(
-        row_s=max(flops / machine.flops_per_s, passes * launch_s) + training_s,
+        row_s=machine.at_once(flops / machine.flops_per_s, passes * launch_s) + training_s,
         # An all-reduce is two gathers' worth; ZeRO adds one, of what each GPU has updated.
         exchange_s=(2 if strategy == "DDP" else 3) * machine.gather_s(payload, gpus),
         chunk_s=prefill_s + forward_s,
@@ -200,6 +202,6 @@ def _completion_s(
     element = work.element_bytes
     moved = counts.decode_bytes(shape, prefix_tokens=prefix, rows=rows, own_tokens=own, element=element)
     launch_s = machine.launch_ms * 1e-3 * shape.layers
-    read_s = max(read / machine.flops_per_s, launch_s)
-    step_s = max(flops / machine.flops_per_s, moved / machine.hbm_bytes_per_s, launch_s)
+    read_s = machine.at_once(read / machine.flops_per_s, launch_s)
+    step_s = machine.at_once(flops / machine.flops_per_s, moved / machine.hbm_bytes_per_s, launch_s)
     return read_s + (new_tokens - 1) * step_s + new_tokens * gathers_s
