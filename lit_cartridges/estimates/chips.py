@@ -124,14 +124,15 @@ def _cpu_bytes() -> int:
 
 
 def _seconds(work: Any, device: torch.device, *, budget_s: float = 0.3) -> float:
-    """Of one call: the fastest of many, since other processes only ever make it slower."""
+    """Of one call: the mean, so that what other processes take here is taken from the run as well."""
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    end, best = perf_counter() + budget_s, float("inf")
-    work(), wait()
-    while perf_counter() < end:
-        repeats, begun = 4, perf_counter()
-        for _ in range(repeats):
+    for _ in range(3):
+        work()
+    wait()
+    begun, calls = perf_counter(), 0
+    while perf_counter() - begun < budget_s:
+        for _ in range(4):
             work()
         wait()
-        best = min(best, (perf_counter() - begun) / repeats)
-    return best
+        calls += 4
+    return (perf_counter() - begun) / calls

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from lit_cartridges.estimates import counts, roofline
+from lit_cartridges.estimates.lengths import FILE_BYTES
 from lit_cartridges.estimates.machine import Machine
 from lit_cartridges.estimates.roofline import Parts
 from lit_cartridges.estimates.run_numbers import LOCAL, NONE, SERVED, RunNumbers
@@ -109,7 +110,7 @@ def estimate(
         cartridge_file_bytes=whole * counts.FP32,
         checkpoint_bytes=CHECKPOINTS * (whole + 2 * trained) * counts.FP32,
         recording_bytes=recording,
-        recording_is_a_bound=run.lengths.file_bytes is None,
+        recording_is_a_bound=run.lengths.talk_bytes is None,
     )
 
 
@@ -196,8 +197,9 @@ def _recording_bytes(run: RunNumbers) -> float | None:
     """As those before; else the most that there may be: ``top_k`` log-probabilities of every answer token, uncompressed."""
     if run.teacher == NONE:
         return 0.0
-    if run.lengths.file_bytes is not None:
-        return run.conversations * run.lengths.file_bytes
+    parts = run.groups * FILE_BYTES
+    if run.lengths.talk_bytes is not None:
+        return parts + run.conversations * run.lengths.talk_bytes
     answer = run.rounds * run.lengths.answer * run.top_k * _TOP_ENTRY_BYTES
     talk = run.talk_tokens * (_TEXT_BYTES_PER_TOKEN + 4)
-    return run.conversations * (answer + talk) + run.groups * run.chunk_tokens * _TEXT_BYTES_PER_TOKEN
+    return parts + run.conversations * (answer + talk) + run.groups * run.chunk_tokens * _TEXT_BYTES_PER_TOKEN

@@ -17,6 +17,8 @@ from lit_cartridges.conversations.tokenizer_check import RecordingError
 # Of a long text, as docs/scaling.md assumes too; the limits of a recipe may be lower.
 _QUESTION_TOKENS, _ANSWER_TOKENS = 100, 380
 _MOST_FILES, _ROWS = 256, 500
+# Of a Parquet file with one conversation: schema, statistics and checksums; each further one takes far less.
+FILE_BYTES = 12_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,7 @@ class Lengths:
         question, answer: as generated, an answer with its end token.
         longest_question, longest_answer: of a group, which decodes until its longest has ended.
         talks: tokens of questions and answers of each conversation that was looked at; empty where none was.
-        file_bytes: of a conversation in its recording; None where there is none.
+        talk_bytes: of a conversation in its recording, beside its file's `FILE_BYTES`; None where there is none.
         source: where this is from, for people.
     """
 
@@ -36,7 +38,7 @@ class Lengths:
     longest_question: float
     longest_answer: float
     talks: tuple[int, ...] = ()
-    file_bytes: float | None = None
+    talk_bytes: float | None = None
     source: str = ""
 
     @classmethod
@@ -81,7 +83,7 @@ class Lengths:
             longest_question=float(np.mean(longest[0])),
             longest_answer=float(np.mean(longest[1])),
             talks=tuple(sum(len(m.token_ids) for m in talk.messages) for talk in talks),
-            file_bytes=sum(file.stat().st_size for file in files) / len(talks),
+            talk_bytes=sum(file.stat().st_size - FILE_BYTES for file in files) / len(talks),
             source=f"lengths of {len(talks):,} conversations in {path}",
         )
 

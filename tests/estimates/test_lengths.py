@@ -8,7 +8,7 @@ import pytest
 from lit_cartridges.conversations.recording import RecordingError, write_conversations
 from lit_cartridges.data.batch import Example
 from lit_cartridges.data.stream import ExampleStream
-from lit_cartridges.estimates.lengths import Lengths
+from lit_cartridges.estimates.lengths import FILE_BYTES, Lengths
 from tests.tiny_run import conversation, tokenizer
 
 
@@ -22,7 +22,7 @@ def test_lengths_are_those_of_the_recording(tmp_path):
     assert found.question == np.mean([2 + index % 3 for index in range(12)])
     assert found.answer == np.mean([4 + index % 5 for index in range(12)])
     assert (found.longest_question, found.longest_answer) == (4, 8)
-    assert found.file_bytes == (tmp_path / "part-00000000.parquet").stat().st_size / 12
+    assert 12 * found.talk_bytes + FILE_BYTES == (tmp_path / "part-00000000.parquet").stat().st_size
     assert "12 conversations" in found.source
 
 
@@ -36,7 +36,7 @@ def test_what_is_assumed_stays_below_the_limits():
     found = Lengths.assumed(question_max_tokens=24, answer_max_tokens=2000)
     assert (found.question, found.longest_question) == (24, 24)
     assert (found.answer, found.longest_answer) == (380, 2000)
-    assert "assumed" in found.source and found.file_bytes is None
+    assert "assumed" in found.source and found.talk_bytes is None
 
 
 @pytest.mark.parametrize("tokens_per_batch", [40, 100, 333])
