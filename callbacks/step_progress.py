@@ -9,10 +9,10 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 
+from lit_cartridges.callbacks.time_left import TimeLeft
 from lit_cartridges.data.stream import ExampleStream, RoundNews
 from lit_cartridges.runs.run_progress import optimizer_steps
 from lit_cartridges.runs.steady_bar import SteadyBar
-from lit_cartridges.runs.time_left import TimeLeft
 from lit_cartridges.terminal import printable
 
 _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps [{elapsed}{postfix}]"

@@ -108,6 +108,7 @@ def estimate_recipe(
 
 def told_as_text(told: dict[str, Any]) -> str:
     """A table, the assumptions, and what is not known."""
+    from lit_cartridges.estimates.estimate import CHECKPOINTS
     from lit_cartridges.evals.table import bytes_text
 
     found = told["figures"]
@@ -139,7 +140,7 @@ def told_as_text(told: dict[str, Any]) -> str:
         ("  both", duration(found["total_s"])),
         ("files", ""),
         ("  cartridge/", size(found["cartridge_file_bytes"])),
-        ("  checkpoints/", f"at most {size(found['checkpoint_bytes'])}"),
+        ("  checkpoints/", f"{CHECKPOINTS} × {size(found['checkpoint_bytes'] / CHECKPOINTS)}"),
         ("  recording/", "at most " * found["recording_is_a_bound"] + size(found["recording_bytes"])),
     ]
     wide = max(len(name) for name, _ in rows)

@@ -208,7 +208,7 @@ def _model(frozen: Any, assumptions: list[str]) -> tuple[Shape, int]:
 
 def _dtype(module: Any, config: Any) -> torch.dtype:
     if module.dtype_name != "auto":
-        return getattr(torch, module.dtype_name)  # type: ignore[no-any-return]
+        return getattr(torch, module.dtype_name)
     return config.get_text_config().dtype or config.dtype or torch.float32
 
 

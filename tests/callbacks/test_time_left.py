@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from lit_cartridges.callbacks.time_left import TimeLeft
 from lit_cartridges.data.stream import RoundNews
-from lit_cartridges.runs.time_left import TimeLeft
 
 
 def news(
