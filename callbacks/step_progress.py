@@ -66,8 +66,8 @@ class StepProgress(ProgressBar):
             self._left.round(news)
             if self._training or not (news.writes or news.made):
                 return
-            self._open(self.trainer)
             doing = _READING if news.groups and not news.made else _MAKING
+            self._open(self.trainer, doing)
             self._show(doing, self._of_round(news))
 
     def on_train_batch_start(
@@ -109,14 +109,14 @@ class StepProgress(ProgressBar):
         """Print above the bar."""
         (self._bar.write if self._bar is not None else print)(printable(" ".join(map(str, args))))
 
-    def _open(self, trainer: L.Trainer) -> None:
+    def _open(self, trainer: L.Trainer, doing: str = _TRAINING) -> None:
         with self._lock:
             if self._bar is None and self._enabled:
                 steps = optimizer_steps(trainer)
                 self._bar = SteadyBar(
                     total=None if steps < 0 else steps,
                     initial=trainer.global_step,
-                    desc=_TRAINING,
+                    desc=doing,
                     bar_format=_FORMAT,
                     dynamic_ncols=True,
                     leave=True,
