@@ -6,6 +6,7 @@ times; this one counts by the clock that only goes forward.
 
 from __future__ import annotations
 
+import os
 import sys
 from time import monotonic
 from typing import Any
@@ -19,12 +20,13 @@ _IN_NOTEBOOK = any("notebook" in one.__module__ for one in tqdm.__mro__)
 
 
 class SteadyBar(tqdm):
-    """tqdm's arguments, and its looks. In a file it is shown every half minute; in a notebook it is a widget."""
+    """tqdm's arguments, and its looks. In a file it is shown every half minute (tqdm's TQDM_MININTERVAL says otherwise, in
+    seconds); in a notebook it is a widget."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         file = kwargs.get("file") or sys.stderr
         if not (_IN_NOTEBOOK or file.isatty()):
-            kwargs.setdefault("mininterval", _LOG_INTERVAL_S)
+            kwargs.setdefault("mininterval", float(os.environ.get("TQDM_MININTERVAL", _LOG_INTERVAL_S)))
         # A fixed 1: tqdm's own thread shows bars with more by the time of day.
         super().__init__(*args, **{"miniters": 1, **kwargs})
         self._time = monotonic
