@@ -1,4 +1,4 @@
-"""The formulas of `benchmarks._scaling` beside what this package's own code does on small models.
+"""The formulas of `lit_cartridges.estimates.counts` beside what this package's own code does on small models.
 
 Nothing here is a timing: operations and live tensors are counted, so the figures are the same on a busy machine, and on a
 CPU as on a GPU as far as both take the same path.
@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from benchmarks import _scaling as scaling
 from benchmarks._counters import Flops, LiveBytes
 from benchmarks._models import random_conversations
-from benchmarks._shapes import Row, Shape
 from lit_cartridges.attention import reads_prefixes
 from lit_cartridges.attention.kernels import attend_plain
 from lit_cartridges.attention.self_check import require_exact_reading
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.data.batch import PackedBatch, pack
+from lit_cartridges.estimates import counts as scaling
+from lit_cartridges.estimates.shapes import Row, Shape
 from lit_cartridges.losses import LanguageHead
 from lit_cartridges.module import LitCartridge
 from lit_cartridges.teachers.local import LocalTeacher

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks._roofline import STRATEGIES, Work
+from lit_cartridges.estimates.roofline import STRATEGIES, Work
 
 # Offload is nearly ZeRO-3 where many share the upload: a wide pale line below a narrow one shows both.
 _COLOURS = dict(zip(STRATEGIES, ("#1b6ca8", "#b3263c", "#f3c677"), strict=True))

@@ -1,8 +1,8 @@
 """Memory, FLOPs, network bytes and expected tokens/s of training a cartridge for large Llamas, on paper.
 
-Prints tables from formulas: counts (`benchmarks._scaling`), and seconds from a roofline (`benchmarks._roofline`) whose
-every assumption is an option below. With --measure, the counts stand beside what this package's code does on small
-models. No figure here was measured on an H100.
+Prints tables from formulas: counts (`lit_cartridges.estimates.counts`), and seconds from a roofline
+(`lit_cartridges.estimates.roofline`) whose every assumption is an option below. With --measure, the counts stand beside
+what this package's code does on small models. No figure here was measured on an H100.
 """
 
 from __future__ import annotations
@@ -14,12 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import _common as common
-from benchmarks import _roofline as roofline
-from benchmarks import _scaling as scaling
-from benchmarks._roofline import STRATEGIES, Machine, Work
+from benchmarks._rates import rates_of, served_conversations_per_s
 from benchmarks._scaling_plot import plot_rates
-from benchmarks._shapes import LLAMA_3_1, Shape
+from lit_cartridges.estimates import counts as scaling
+from lit_cartridges.estimates import roofline
+from lit_cartridges.estimates.machine import Machine
+from lit_cartridges.estimates.roofline import STRATEGIES, Work
+from lit_cartridges.estimates.shapes import Shape
 
+# Llama-3.1, from its published configs.
+LLAMA_3_1 = {
+    "8B": Shape(layers=32, width=4096, mlp_width=14336, heads=32, kv_heads=8, vocabulary=128256),
+    "70B": Shape(layers=80, width=8192, mlp_width=28672, heads=64, kv_heads=8, vocabulary=128256),
+    "405B": Shape(layers=126, width=16384, mlp_width=53248, heads=128, kv_heads=8, vocabulary=128256),
+}
 DOES_NOT_FIT = "does not fit"
 # GPUs of one served teacher: its weights in bf16, and room for keys and values.
 SERVED_BY = {"8B": 1, "70B": 4, "405B": 16}
@@ -86,9 +94,9 @@ def estimate(
     )
     trains, generates = (roofline.fits(shape, strategy, gpus, parts, machine) for parts in (training, both))
     times = roofline.times(shape, strategy, gpus, work, machine, recompute=recompute)
-    rates = roofline.rates(gpus, work, times)
+    rates = rates_of(gpus, work, times)
     by = SERVED_BY[name]
-    served = roofline.served_conversations_per_s(shape, by, work, machine) * gpus / by
+    served = served_conversations_per_s(shape, by, work, machine) * gpus / by
     return {
         "model": name,
         "strategy": strategy,

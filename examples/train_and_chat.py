@@ -11,6 +11,7 @@ from pathlib import Path
 import lightning as L
 
 from lit_cartridges import Cartridge, LitCartridge, SelfStudyDataModule
+from lit_cartridges.data import SelfStudy
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.pocket import SELF_STUDY
 
@@ -21,7 +22,7 @@ TEXTS = Path(__file__).parent / "texts"
 def train(text: Path, folder: Path, *, num_tokens: int = 20, max_steps: int = 200) -> Cartridge:
     """Self-study of ``text``: what the model asks and answers, and logs of the training, lie in ``folder``."""
     module = LitCartridge(model=MODEL, num_tokens=num_tokens)
-    data = SelfStudyDataModule(corpus=text, **SELF_STUDY)
+    data = SelfStudyDataModule(corpus=text, source=SelfStudy(**SELF_STUDY), uses=8)
     trainer = L.Trainer(max_steps=max_steps, accelerator="cpu", default_root_dir=folder)
     trainer.fit(module, data)
     return module.cartridge

@@ -24,6 +24,7 @@ from lit_cartridges.callbacks import CartridgeCheckpoint, StepProgress, Throughp
 from lit_cartridges.command_line.config_files import installed, require_config_files
 from lit_cartridges.command_line.ending import causes
 from lit_cartridges.command_line.given import given_settings
+from lit_cartridges.command_line.outcome import outcome
 from lit_cartridges.command_line.parsers import TrainerParser
 from lit_cartridges.command_line.trainer_settings import blamed, require_trainer
 from lit_cartridges.data import SelfStudy, SelfStudyDataModule
@@ -215,8 +216,10 @@ class CartridgeCLI(LightningCLI):
         self._checkpoint.hold_folder(self.trainer)
 
     def after_fit(self) -> None:
-        """End with the status of a process that the signal killed (143 of SIGTERM, 130 of Ctrl-C) where one stopped the
-        run before its end, so that a cluster's script starts it again."""
+        """Say what came of it. End with the status of a process that the signal killed (143 of SIGTERM, 130 of Ctrl-C) where
+        one stopped the run before its end, so that a cluster's script starts it again."""
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            print("\n".join(outcome(self.trainer, self._checkpoint)))
         if any(getattr(callback, "terminated", False) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
             raise SystemExit(128 + signal.SIGTERM)
         if any(getattr(callback, "interrupted", False) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]

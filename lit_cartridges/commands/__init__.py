@@ -14,6 +14,7 @@ TRAINER_COMMANDS = {
     "predict": "Losses of a trained cartridge, token by token.",
 }
 COMMANDS = (
+    "estimate",
     "synthesize",
     "evaluate",
     "perplexity",

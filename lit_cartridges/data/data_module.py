@@ -6,6 +6,7 @@ Data flow: `connect` gives the module the corpus as its student reads it (`Mater
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from lit_cartridges.data.sources import SelfStudy, Source
 from lit_cartridges.data.sources.example_source import ExampleSource
 from lit_cartridges.data.sources.proportions import tell_long_cartridge
 from lit_cartridges.data.sources.recorded import recorded_examples
-from lit_cartridges.data.stream import ExampleStream, StreamState
+from lit_cartridges.data.stream import ExampleStream, RoundNews, StreamState
 from lit_cartridges.errors import SettingError, called
 from lit_cartridges.runs.moved_settings import refuses_moved
 from lit_cartridges.runs.run_settings import class_name, constructed, text_identity
@@ -95,6 +96,7 @@ class SelfStudyDataModule(L.LightningDataModule):
         self.stream_state = StreamState({})
         self._dealt: int | None = None  # shards of the stream, once it is dealt
         self._stream: ExampleStream | None = None
+        self.on_group: Callable[[RoundNews], None] | None = None  # told how the making of conversations goes
         self._told = False
 
     def connect(self, student: Student) -> Material:
@@ -174,6 +176,7 @@ class SelfStudyDataModule(L.LightningDataModule):
             skip=self._overfitted,
             threaded=self.source.threaded,
             in_step=partial(in_step, trainer.strategy),
+            on_group=self.on_group,
         )
         return DataLoader(self._stream, batch_size=None, num_workers=0)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,26 @@ class StreamState:
         return cls({shard: (round_, place) for shard, round_, place in state["places"]}, state["turn"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class RoundNews:
+    """What a stream tells of a round that it fetches: before the first group, and after each.
+
+    Attributes:
+        groups, of: those that are there, and all of the round.
+        writes: a teacher writes what is not recorded yet.
+        made: conversations that it has written for these groups.
+        seconds: since the round was begun.
+        batches: packed batches that the whole round will give, as far as these groups tell.
+    """
+
+    groups: int
+    of: int
+    writes: bool = False
+    made: int = 0
+    seconds: float = 0.0
+    batches: float = 0.0
+
+
 class ExampleStream(IterableDataset[PackedBatch]):
     """An endless stream of packed batches.
 
@@ -67,6 +88,7 @@ class ExampleStream(IterableDataset[PackedBatch]):
         skip: what tells how many batches from there the first iterator leaves out.
         threaded: make the next round in a thread while this one trains, for teachers that live elsewhere.
         in_step: what to be in while a batch is fetched, which may generate more or less than on other processes.
+        on_group: is told how a round goes; by the thread that makes it, if there is one.
     """
 
     def __init__(
@@ -85,6 +107,7 @@ class ExampleStream(IterableDataset[PackedBatch]):
         skip: Callable[[], int] = int,
         threaded: bool = False,
         in_step: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        on_group: Callable[[RoundNews], None] | None = None,
     ) -> None:
         for name, value in (
             ("groups_per_round", groups_per_round),
@@ -103,7 +126,7 @@ class ExampleStream(IterableDataset[PackedBatch]):
         self.state = StreamState({}) if start is None or callable(start) else start
         self.start = start if callable(start) else lambda: self.state
         self.on_used = on_used
-        self.skip, self.threaded, self.in_step = skip, threaded, in_step
+        self.skip, self.threaded, self.in_step, self.on_group = skip, threaded, in_step, on_group
         self._running: Generator[PackedBatch] | None = None
         self._reached: StreamState | None = None  # after the last batch given, unless that is within a step
         self.counts: dict[str, float] = {"cut_conversations": 0, "cut_answer_tokens": 0}
@@ -210,9 +233,36 @@ class ExampleStream(IterableDataset[PackedBatch]):
 
     def _round(self, shard: int, round_: int) -> list[Example]:
         first = round_ * self.groups_per_round
-        groups = (shard + self.num_shards * group for group in range(first, first + self.groups_per_round))
-        fitted = (self._fitted(example) for group in groups for example in self.source.examples(group))
-        return [example for example in fitted if len(example.target_ids)]
+        examples: list[Example] = []
+        begun, made = perf_counter(), self._made
+        self._tell(0, [], 0, 0.0)
+        for done in range(1, self.groups_per_round + 1):
+            group = shard + self.num_shards * (first + done - 1)
+            fitted = (self._fitted(example) for example in self.source.examples(group))
+            examples += [example for example in fitted if len(example.target_ids)]
+            self._tell(done, examples, self._made - made, perf_counter() - begun)
+        return examples
+
+    @property
+    def _made(self) -> int:
+        return int(self.source.counts.get("synthesis/made", 0))
+
+    def _tell(self, groups: int, examples: list[Example], made: int, seconds: float) -> None:
+        if self.on_group is None:
+            return
+        tokens = sum(len(example.token_ids) for example in examples)
+        room = self.tokens_per_batch - tokens / max(len(examples), 1) / 2  # the next example seldom fits
+        batches = self.uses * tokens / room * self.groups_per_round / max(groups, 1)
+        writes = getattr(self.source, "writes", False)
+        news = RoundNews(
+            groups=groups,
+            of=self.groups_per_round,
+            writes=writes,
+            made=made,
+            seconds=seconds,
+            batches=batches,
+        )
+        self.on_group(news)
 
     def _order(self, shard: int, round_: int, count: int) -> list[int]:
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, 1, shard, round_])))

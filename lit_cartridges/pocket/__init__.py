@@ -16,13 +16,11 @@ SELF_STUDY: dict[str, Any] = {
     "seed_prompts": SEED_PROMPTS,
     "min_chunk_tokens": 64,
     "max_chunk_tokens": 128,
-    "uses": 8,
     "question_temperature": 0.8,
     "question_max_tokens": 24,
     "answer_max_tokens": 32,
-    "tokens_per_batch": 512,
 }
-"""Settings of `SelfStudyDataModule` with which the bundled model studies a text of a few hundred tokens in seconds."""
+"""Settings of `SelfStudy` with which the bundled model studies a text of a few hundred tokens in seconds."""
 
 
 def model_path() -> Path:

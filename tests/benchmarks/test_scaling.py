@@ -13,15 +13,18 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from benchmarks import _roofline as roofline
-from benchmarks import _scaling as scaling
 from benchmarks import _scaling_measured as measured
 from benchmarks import scaling as script
+from benchmarks._rates import rates_of
 from benchmarks._scaling_measured import SMALL, config_of, small_llama
-from benchmarks._shapes import LLAMA_3_1, Shape
+from benchmarks.scaling import LLAMA_3_1
 from lit_cartridges.attention import reads_prefixes
 from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.cartridge import Cartridge
+from lit_cartridges.estimates import counts as scaling
+from lit_cartridges.estimates import roofline
+from lit_cartridges.estimates.machine import Machine
+from lit_cartridges.estimates.shapes import Shape
 from lit_cartridges.strategies.sharded_weights import sharded_modules
 
 TOLERANCES = {"bytes kept for backward": 0.02, "peak bytes": 0.1}
@@ -128,7 +131,7 @@ def test_keys_and_values_of_a_chunk():
 
 
 def test_gathering_is_as_slow_as_the_slowest_link():
-    machine = roofline.Machine(nvlink_gb_s=400, network_gb_s=10, gpus_per_node=4, link_share=1, hop_us=0)
+    machine = Machine(nvlink_gb_s=400, network_gb_s=10, gpus_per_node=4, link_share=1, hop_us=0)
     assert machine.gather_s(8e9, 1) == 0
     assert machine.gather_s(8e9, 4) == pytest.approx(8 * 3 / 4 / 400)
     assert machine.gather_s(8e9, 8) == pytest.approx(
@@ -138,8 +141,8 @@ def test_gathering_is_as_slow_as_the_slowest_link():
 
 def test_a_run_takes_what_its_rows_and_groups_take():
     work = roofline.Work(conversations=6400, rows_per_step=16, rows_per_group=10)
-    times = roofline.Times(row_s=2.0, exchange_s=0.5, group_s=30.0, token_s=0.1)
-    found = roofline.rates(4, work, times)
+    times = roofline.Times(row_s=2.0, exchange_s=0.5, chunk_s=10.0, replies_s=20.0, token_s=0.1)
+    found = rates_of(4, work, times)
     assert found.steps == 6400 // (4 * 16)
     assert found.training_s == found.steps * (4 * 2.0 + 0.5)
     assert found.generating_s == 640 / 4 * 30

@@ -33,8 +33,8 @@ RIGHT = {
     # Of a class below an option, where a list is no text.
     r"--(model\.init\.(map|reduce)_prompt|data\.source\.teacher\.(model|api_key_env)|task\.choices_field)": _ANY_WORDS,
     r"--trainer\.callbacks\.name": _ANY_WORDS,
-    r"--out|demo --json": "a missing file",
-    r"--data\.(source\.off_)?corpus|evaluate --corpus": "a folder",
+    r"--out|(demo|estimate) --json": "a missing file",
+    r"--data\.(source\.off_)?corpus|evaluate --corpus|estimate --recording": "a folder",
     r"--(model\.)?(token|revision)": _ANY_TEXT,
     # Lists that may be empty.
     r"--(trainer\.(logger|callbacks|plugins)|cartridges)": "an empty list",
@@ -49,7 +49,7 @@ RIGHT = {
     r"--temperature": "zero|a fraction",
     r"--(cascade|model\.init)\.ema_factor": "a fraction",
     r"--model\.(learning_rate|init\.(std|ridge))|--data\.source\.(min_mass|teacher\.timeout_s)": "a fraction",
-    r"demo --share|compare-inits --compressions": "a fraction",
+    r"estimate --teacher_tokens_per_s|demo --share|compare-inits --compressions": "a fraction",
 }
 
 

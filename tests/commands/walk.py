@@ -85,6 +85,7 @@ class Place:
         corpus = f"{self.folder / 'corpus.txt'}"
         return {
             **dict.fromkeys(TRAINER_COMMANDS, self.fit),
+            "estimate": {"--chip": "h100", **self.fit},
             "synthesize": {"--output": f"{self.folder / 'made.parquet'}", **self.fit},
             "evaluate": {
                 **task,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lit_cartridges.data.batch import Example
-from lit_cartridges.data.stream import ExampleStream, StreamState
+from lit_cartridges.data.stream import ExampleStream, RoundNews, StreamState
 
 
 class Numbered:
@@ -56,6 +56,46 @@ def test_the_same_seed_gives_the_same_batches_and_another_seed_another_order():
     assert labels(take(stream(), 30)) == labels(take(stream(), 30))
     other = take(stream(seed=2), 30)
     assert labels(other) != labels(take(stream(), 30))
+
+
+class Written(Numbered):
+    """With a teacher, who counts as a synthesizer does, and finds odd groups recorded."""
+
+    writes = True
+
+    def examples(self, group):
+        self.counts["synthesis/made"] = self.counts.get("synthesis/made", 0) + self.per_group * (
+            group % 2 == 0
+        )
+        return super().examples(group)
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_it_tells_how_a_round_goes(threaded):
+    told: list[RoundNews] = []
+    batches = stream(
+        Written(per_group=40),
+        groups_per_round=4,
+        uses=2,
+        threaded=threaded,
+        on_group=told.append,
+        num_shards=3,
+    )
+    first = take(iter(batches), 5)
+    batches.close()
+    assert labels(first) == labels(
+        take(stream(Numbered(per_group=40), groups_per_round=4, uses=2, num_shards=3), 5)
+    )
+    round_ = told[:5]
+    assert [news.groups for news in round_] == [0, 1, 2, 3, 4] and {news.of for news in round_} == {4}
+    assert [news.made for news in round_] == [0, 40, 40, 80, 80]  # of groups 0, 3, 6 and 9
+    assert all(news.writes for news in round_) and round_[0].batches == 0
+    assert [news.seconds for news in round_] == sorted(news.seconds for news in round_)
+    whole = sum(
+        len(batch.lengths) for batch in take(stream(Numbered(per_group=40), groups_per_round=4), 1000)
+    )
+    a_batch = whole / 1000
+    assert round_[-1].batches == pytest.approx(2 * 4 * 40 / a_batch, rel=0.1)
 
 
 @pytest.mark.parametrize("uses", [1, 3])

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import _scaling as scaling
 from benchmarks._scaling_measured import small_llama
-from benchmarks._shapes import Row, Shape
+from lit_cartridges.estimates import counts as scaling
+from lit_cartridges.estimates.shapes import Row, Shape
 from tests.distributed.processes import ROOT, environments, results
 from tests.tiny_models import VOCAB
 from tests.tiny_run import save_corpus, tokenizer

@@ -26,6 +26,7 @@ def jump_at_every_look() -> None:
     def jumping() -> float:
         return true() + draw.uniform(-10, 10) * HOUR_S
 
+    os.environ["TQDM_MININTERVAL"] = "0"  # or the bar in the log is shown every half minute
     time.time = jumping
     tqdm.std.time = jumping
 
@@ -44,11 +45,11 @@ def check_figures(folder: Path, told: str) -> int:
     assert all(
         float(value) < HOUR_S for row in rows for name, value in row.items() if value and name[:5] == "time/"
     )
-    bars = re.findall(r"(\d+)/10 \[([^\]]*)\]", told)
+    bars = re.findall(r"(\d+)/10 steps \[([^\]]*)\]", told)
     assert bars[-1][0] == "10"
     assert len({steps for steps, _ in bars}) > 2, "the bar stood still"
     for _, times in bars:
-        assert "-" not in times and times.split("<")[0].count(":") == 1, (
+        assert "-" not in times and times.split(",")[0].count(":") == 1, (
             f"{times}: an hour or more, or below zero"
         )
     return len(values)
@@ -79,6 +80,7 @@ def test_a_clock_that_is_set_while_the_command_runs(start, undisturbed, tmp_path
             "FAKETIME_TIMESTAMP_FILE": str(clock),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "TQDM_MININTERVAL": "0",
         }
         fit = start(folder, forked=False, environment=environment)
         while not fit.ended():

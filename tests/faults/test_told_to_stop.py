@@ -66,7 +66,8 @@ def test_a_signal_in_the_last_step_stops_nothing(tmp_path):
     ("told", "status"), [({"terminated": True}, 143), ({"interrupted": True}, 130), ({}, None)]
 )
 def test_the_command_ends_with_the_status_of_the_signal(told, status):
-    cli = SimpleNamespace(trainer=SimpleNamespace(callbacks=[SimpleNamespace(), SimpleNamespace(**told)]))
+    callbacks = [SimpleNamespace(), SimpleNamespace(**told)]
+    cli = SimpleNamespace(trainer=SimpleNamespace(is_global_zero=False, callbacks=callbacks))
     if status is None:
         CartridgeCLI.after_fit(cli)
         return

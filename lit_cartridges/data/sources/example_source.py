@@ -48,6 +48,9 @@ class ConversationExamples:
         top_k: log-probabilities per answer token to keep.
         needs_top_logprobs: refuse a conversation without any.
         context_of: what the teacher read in front of a conversation, for objectives that read it again.
+
+    Attributes:
+        writes: a teacher writes those that are not recorded yet.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class ConversationExamples:
     ) -> None:
         self.source, self.renderer, self.recording = source, renderer, recording
         self.top_k, self.needs_top_logprobs, self.context_of = top_k, needs_top_logprobs, context_of
+        self.writes = hasattr(source, "teacher")
         self.counts: dict[str, float] = {"conversations": 0, "generating_s": 0.0}
 
     def examples(self, group_index: int) -> list[Example]:

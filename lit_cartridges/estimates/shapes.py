@@ -1,9 +1,15 @@
-"""The shapes that costs are computed from: a Llama, and a packed row that it reads."""
+"""The shapes that costs are computed from: a decoder such as Llama, and a packed row that it reads."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+
+from lit_cartridges.errors import CartridgesError
+
+
+class ShapeError(CartridgesError, ValueError):
+    """A model whose config does not tell its sizes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,16 +27,31 @@ class Shape:
 
     @classmethod
     def of_config(cls, config: Any) -> Shape:
-        """Of a transformers LlamaConfig."""
+        """Of a transformers config. Of experts, those that a token passes count, as one MLP.
+
+        Raises:
+            ShapeError: the config does not tell a size.
+        """
+        text = config.get_text_config()
+
+        def size(*names: str) -> int:
+            for name in names:
+                if isinstance(value := getattr(text, name, None), int) and value > 0:
+                    return value
+            raise ShapeError(f"the config of a {text.model_type!r} model has no {' or '.join(names)}")
+
+        experts = getattr(text, "num_experts_per_tok", None) or 1
+        mlp = ("moe_intermediate_size",) * (experts > 1) + ("intermediate_size", "ffn_dim", "n_inner")
+        width, heads = size("hidden_size"), size("num_attention_heads")
         return cls(
-            layers=config.num_hidden_layers,
-            width=config.hidden_size,
-            mlp_width=config.intermediate_size,
-            heads=config.num_attention_heads,
-            kv_heads=config.num_key_value_heads,
-            vocabulary=config.vocab_size,
-            head_dim=config.head_dim,
-            tied=config.tie_word_embeddings,
+            layers=size("num_hidden_layers"),
+            width=width,
+            mlp_width=size(*mlp) * experts,
+            heads=heads,
+            kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+            vocabulary=size("vocab_size"),
+            head_dim=getattr(text, "head_dim", None) or width // heads,
+            tied=bool(text.tie_word_embeddings),
         )
 
     @property
@@ -63,14 +84,6 @@ class Shape:
     def kv_elements(self) -> int:
         """Keys and values of one token in all layers: 2 · L · K · D."""
         return 2 * self.layers * self.kv_heads * self.head_dim
-
-
-# Llama-3.1, from its published configs.
-LLAMA_3_1 = {
-    "8B": Shape(layers=32, width=4096, mlp_width=14336, heads=32, kv_heads=8, vocabulary=128256),
-    "70B": Shape(layers=80, width=8192, mlp_width=28672, heads=64, kv_heads=8, vocabulary=128256),
-    "405B": Shape(layers=126, width=16384, mlp_width=53248, heads=128, kv_heads=8, vocabulary=128256),
-}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 Every formula is derived from what this package's code does with a frozen Llama, and held against it (FLOPs, bytes that
 live, collectives) by `benchmarks._scaling_measured` and `tests/distributed/test_network_bytes.py`; `decode_bytes` alone is
-not, since no counter sees what a GPU moves. No seconds here: those are `benchmarks._roofline`.
+not, since no counter sees what a GPU moves. No seconds here: those are `lit_cartridges.estimates.roofline`.
 
 Letters:
     L layers · W width · M MLP width · H query heads · K key-value heads · D head dim · V vocabulary
@@ -15,7 +15,7 @@ and causal attention as its whole square. A causal kernel does about half of tha
 
 from __future__ import annotations
 
-from benchmarks._shapes import Row, Shape
+from lit_cartridges.estimates.shapes import Row, Shape
 
 FP32 = 4
 # DeepSpeed's buckets for gradients, as Lightning's strategy sets them: two of so many fp32 elements (overlap_comm).
