@@ -35,6 +35,7 @@ class StepProgress(ProgressBar):
         self._left = TimeLeft(threaded=False)
         self._ended = self._training = False
         self._begun = 0.0
+        self._steps: int | None = None
 
     def disable(self) -> None:
         """Lightning calls this on all processes but the first."""
@@ -55,7 +56,8 @@ class StepProgress(ProgressBar):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar at the step from which a resumed run goes on."""
         stream = getattr(trainer.train_dataloader, "dataset", None)
-        self._left.threaded = isinstance(stream, ExampleStream) and stream.threaded
+        if self._enabled and isinstance(stream, ExampleStream):
+            self._left.threaded, stream.on_group = stream.threaded, self.on_group
         self._open(trainer)
 
     def on_group(self, news: RoundNews) -> None:
@@ -112,9 +114,9 @@ class StepProgress(ProgressBar):
     def _open(self, trainer: L.Trainer, doing: str = _TRAINING) -> None:
         with self._lock:
             if self._bar is None and self._enabled:
-                steps = optimizer_steps(trainer)
+                self._steps = _steps(trainer)
                 self._bar = SteadyBar(
-                    total=None if steps < 0 else steps,
+                    total=self._steps,
                     initial=trainer.global_step,
                     desc=doing,
                     bar_format=_FORMAT,
@@ -155,7 +157,7 @@ class StepProgress(ProgressBar):
         return ", ".join([*told, figures] if figures else told)
 
     def _seconds_left(self, trainer: L.Trainer) -> float | None:
-        steps = optimizer_steps(trainer) - trainer.global_step
+        steps = (self._steps or 0) - trainer.global_step
         return self._left.seconds(steps * trainer.accumulate_grad_batches) if steps > 0 else None
 
     def _close(self) -> None:
@@ -164,6 +166,15 @@ class StepProgress(ProgressBar):
             if self._bar is not None:
                 self._bar.close()
                 self._bar = None
+
+
+def _steps(trainer: L.Trainer) -> int | None:
+    """Of the whole run, or None for one that other things than a number of steps will end."""
+    try:
+        steps = optimizer_steps(trainer)
+    except OverflowError:  # Lightning's estimate of a run without an end
+        return None
+    return None if steps < 0 else steps
 
 
 def _clock(seconds: float) -> str:

@@ -9,13 +9,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch.utils.data import DataLoader
 
 from lit_cartridges.callbacks import StepProgress
 from lit_cartridges.data.stream import RoundNews
 from lit_cartridges.models import load_model
 from lit_cartridges.teachers import LocalTeacher
 from lit_cartridges.teachers.teacher import Teacher
-from tests.tiny_run import fit, from_recording, new_data, new_module, save_corpus, save_model, save_recording
+from tests.tiny_run import (
+    fit,
+    from_recording,
+    new_data,
+    new_module,
+    new_trainer,
+    save_corpus,
+    save_model,
+    save_recording,
+)
 
 
 class Screen(io.StringIO):
@@ -121,6 +131,17 @@ def test_conversations_that_are_read_are_not_made(tmp_path, model, screen):
     shown = screen()
     run(tmp_path, model, StepProgress(), recorded=save_recording(tmp_path / "recorded.parquet"))
     assert "making" not in shown.getvalue() and "6/6 steps" in shown.shown[-1]
+
+
+def test_a_loader_of_ones_own_has_its_own_number_of_steps(tmp_path, model, screen):
+    corpus = save_corpus(tmp_path / "corpus.txt")
+    data = from_recording(corpus, save_recording(tmp_path / "recorded.parquet", corpus=corpus))
+    _, curve = fit(tmp_path, new_module(model), data, max_steps=3)
+    module, shown = new_module(model), screen()
+    module.connect(from_recording(corpus, str(tmp_path / "recorded.parquet")))
+    trainer = new_trainer(tmp_path, Eager(), enable_progress_bar=True, max_epochs=1, max_steps=-1)
+    trainer.fit(module, DataLoader(curve.batches, batch_size=None))
+    assert "0/3 steps" in shown.shown[0] and "3/3 steps" in shown.shown[-1]
 
 
 def test_a_run_that_goes_on_begins_where_it_stood(tmp_path, model, screen):
