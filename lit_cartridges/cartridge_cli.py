@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from lit_cartridges.callbacks import CartridgeCheckpoint, StepProgress, ThroughputMonitor
+from lit_cartridges.callbacks import CartridgeCheckpoint, StepProgress, TextSamples, ThroughputMonitor
 from lit_cartridges.command_line.config_files import installed, require_config_files
 from lit_cartridges.command_line.ending import causes
 from lit_cartridges.command_line.given import given_settings
@@ -198,11 +198,11 @@ class CartridgeCLI(LightningCLI):
             # As many as torchrun has started; Lightning would take every GPU, or one CPU, and refuse another number.
             kwargs["devices"] = int(os.environ["LOCAL_WORLD_SIZE"])
         callbacks = config.get("callbacks") or []
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         # First, so that what the others do after a batch does not count as training.
-        kwargs["callbacks"] = [
-            ThroughputMonitor(),
-            *(callbacks if isinstance(callbacks, list) else [callbacks]),
-        ]
+        kwargs["callbacks"] = [ThroughputMonitor(), *callbacks]
+        if not any(isinstance(callback, TextSamples) for callback in callbacks):
+            kwargs["callbacks"].append(TextSamples())
         if config.get("enable_progress_bar") is not False:
             kwargs["callbacks"].append(StepProgress())
         if config.get("plugins") is None and SLURMEnvironment.detect():
