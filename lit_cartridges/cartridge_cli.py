@@ -20,7 +20,13 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from lit_cartridges.callbacks import CartridgeCheckpoint, StepProgress, TextSamples, ThroughputMonitor
+from lit_cartridges.callbacks import (
+    CartridgeCheckpoint,
+    PredictionFile,
+    StepProgress,
+    TextSamples,
+    ThroughputMonitor,
+)
 from lit_cartridges.command_line.config_files import installed, require_config_files
 from lit_cartridges.command_line.ending import causes
 from lit_cartridges.command_line.given import given_settings
@@ -203,6 +209,8 @@ class CartridgeCLI(LightningCLI):
         kwargs["callbacks"] = [ThroughputMonitor(), *callbacks]
         if not any(isinstance(callback, TextSamples) for callback in callbacks):
             kwargs["callbacks"].append(TextSamples())
+        if self.subcommand == "predict":
+            kwargs["callbacks"].append(PredictionFile())
         if config.get("enable_progress_bar") is not False:
             kwargs["callbacks"].append(StepProgress())
         if config.get("plugins") is None and SLURMEnvironment.detect():
@@ -224,6 +232,12 @@ class CartridgeCLI(LightningCLI):
             raise SystemExit(128 + signal.SIGTERM)
         if any(getattr(callback, "interrupted", False) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
             raise SystemExit(128 + signal.SIGINT)
+
+    def after_predict(self) -> None:
+        """Say where the losses are."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, PredictionFile) and callback.path is not None:
+                print(printable_line(f"per-token losses: {callback.path}"))
 
     @property
     def _checkpoint(self) -> CartridgeCheckpoint:
