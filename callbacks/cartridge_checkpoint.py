@@ -88,6 +88,12 @@ class CartridgeCheckpoint(Checkpoint):
             folder.take()
             self._held = folder
 
+    def leave_folder(self) -> None:
+        """The opposite."""
+        if self._held is not None:
+            self._held.release()
+            self._held = None
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take over Ctrl-C and SIGTERM for as long as training lasts."""
         assert self._saved is not None
@@ -129,11 +135,11 @@ class CartridgeCheckpoint(Checkpoint):
     ) -> None:
         """Nothing is saved after an error: the last checkpoint is the last good state."""
         self._signals.give_back()
-        self._let_go()
+        self.leave_folder()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Leave the folder to the next run."""
-        self._let_go()
+        self.leave_folder()
 
     def state_dict(self) -> dict[str, Any]:
         """The best figure so far, and of what."""
@@ -167,11 +173,6 @@ class CartridgeCheckpoint(Checkpoint):
             return False
         self.best = value
         return True
-
-    def _let_go(self) -> None:
-        if self._held is not None:
-            self._held.release()
-            self._held = None
 
 
 def _mean_over_processes(trainer: L.Trainer, figure: Tensor) -> float:

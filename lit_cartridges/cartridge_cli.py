@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
@@ -28,7 +29,7 @@ from lit_cartridges.callbacks import (
     ThroughputMonitor,
 )
 from lit_cartridges.command_line.config_files import installed, require_config_files
-from lit_cartridges.command_line.ending import causes
+from lit_cartridges.command_line.ending import causes, one_line
 from lit_cartridges.command_line.given import given_settings
 from lit_cartridges.command_line.outcome import outcome
 from lit_cartridges.command_line.parsers import TrainerParser
@@ -169,11 +170,12 @@ class CartridgeCLI(LightningCLI):
             chain = [error, *causes(error)]
             if any(is_ours(one) for one in chain):
                 raise
+            missing = next((f": {one_line(str(one))}" for one in chain if isinstance(one, ImportError)), "")
             for place, flag in enumerate(self._args):
                 end = place + (1 if "=" in flag else 2)
                 if flag.startswith("--") and self._is_built(self._args[:place] + self._args[end:]):
                     told = f"{flag} {' '.join(self._args[place + 1 : end])}".rstrip()
-                    raise SettingError(f"{told}: nothing can be built of this") from error
+                    raise SettingError(f"{told}: nothing can be built of this{missing}") from error
             raise
 
     def _is_built(self, args: list[str]) -> bool:
@@ -211,7 +213,9 @@ class CartridgeCLI(LightningCLI):
             kwargs["callbacks"].append(TextSamples())
         if self.subcommand == "predict":
             kwargs["callbacks"].append(PredictionFile())
-        if config.get("enable_progress_bar") is not False:
+        if config.get("enable_progress_bar") is not False and not any(
+            isinstance(callback, ProgressBar) for callback in callbacks
+        ):
             kwargs["callbacks"].append(StepProgress())
         if config.get("plugins") is None and SLURMEnvironment.detect():
             # A job is started again by its script (recipes/slurm), from a checkpoint between two steps. Lightning, told by
@@ -257,6 +261,8 @@ class CartridgeCLI(LightningCLI):
             raise
         except OSError as error:
             raise explained(error, Path(self.trainer.default_root_dir)) from error
+        finally:
+            self._checkpoint.leave_folder()  # where nothing has begun
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)

@@ -18,6 +18,7 @@ from typing import Any
 import lightning as L
 import torch
 from jsonargparse.typing import SecretStr
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -43,9 +44,11 @@ from lit_cartridges.module.new_cartridge import (
 )
 from lit_cartridges.module.packed_forward import student_hidden, teacher_hidden
 from lit_cartridges.module.recomputing import recomputes_layers
+from lit_cartridges.runs.callback_rules import require_callbacks
 from lit_cartridges.runs.precision import require_fp32, require_full_precision, require_no_autocast
 from lit_cartridges.runs.resuming import KEY, Resumption, read_checkpoint
 from lit_cartridges.runs.run_progress import (
+    Schedule,
     optimizer_steps,
     recount_batches,
     require_end,
@@ -185,6 +188,12 @@ class LitCartridge(L.LightningModule):
         """The student's tokenizer."""
         return self._student.tokenizer()
 
+    def configure_callbacks(self) -> list[L.Callback]:
+        """None of our own; the trainer's, which are all known now and none of which has begun, are looked at."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            require_callbacks(self.trainer)
+        return []
+
     def setup(self, stage: str) -> None:
         """Checks that need the configs only."""
         require_full_precision(self.trainer.precision_plugin)
@@ -260,6 +269,9 @@ class LitCartridge(L.LightningModule):
     def on_train_start(self) -> None:
         """Keep what this run is made with, for its checkpoints, and tell the loggers."""
         self.resumption.begin(self.trainer)
+        for one in self.trainer.lr_scheduler_configs:
+            if isinstance(one.scheduler, Schedule):  # LearningRateFinder may have changed it
+                one.scheduler.set_base([self.learning_rate for _ in one.scheduler.base_lrs])
         if self.trainer.enable_autolog_hparams and self.trainer.is_global_zero:
             told = hyper_parameters(
                 self.resumption.settings(self.trainer),
