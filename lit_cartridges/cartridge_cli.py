@@ -20,6 +20,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from lit_cartridges.callbacks import (
     CartridgeCheckpoint,
@@ -31,7 +33,9 @@ from lit_cartridges.callbacks import (
 from lit_cartridges.command_line.config_files import installed, require_config_files
 from lit_cartridges.command_line.ending import causes, one_line
 from lit_cartridges.command_line.given import given_settings
+from lit_cartridges.command_line.optimizers import use_optimizer
 from lit_cartridges.command_line.outcome import outcome
+from lit_cartridges.command_line.own_classes import own_class, with_classes
 from lit_cartridges.command_line.parsers import TrainerParser
 from lit_cartridges.command_line.trainer_settings import blamed, require_trainer
 from lit_cartridges.data import SelfStudy, SelfStudyDataModule
@@ -51,6 +55,8 @@ TrainerParser.roots = {
     "model": LitCartridge,
     "data": SelfStudyDataModule,
     "checkpoint": CartridgeCheckpoint,
+    "optimizer": Optimizer,
+    "lr_scheduler": LRScheduler,
 }
 
 
@@ -76,9 +82,10 @@ class SaveConfig(SaveConfigCallback):
 
     def run_settings(self) -> dict[str, Any]:
         """Every setting as it was typed, and the defaults; see `lit_cartridges.runs.run_settings`."""
-        known: dict[str, Any] = {}
+        known: dict[str, Any] = {"optimizer": None, "lr_scheduler": None}  # the parser knows them where given
         for name, value in self.config.as_dict().items():
-            known |= flat(value, name) if isinstance(value, dict) else flat({name: value})
+            group = isinstance(value, dict) and "class_path" not in value
+            known |= flat(value, name) if group else flat({name: value})
         return known
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -87,7 +94,15 @@ class SaveConfig(SaveConfigCallback):
             config = self.config.clone()
             # A secret; and what a dump writes in its place is no token.
             config["model.token"] = None
-            text = self.parser.dump(config, skip_unset=False)
+            own = {
+                key: kind
+                for key, kind, ours in (
+                    ("model", type(pl_module), LitCartridge),
+                    ("data", type(trainer.datamodule), SelfStudyDataModule),  # type: ignore[attr-defined]
+                )
+                if kind is not ours
+            }
+            text = with_classes(self.parser.dump(config, skip_unset=False), own)
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / "config.yaml", text.encode())
@@ -116,15 +131,17 @@ class CartridgeCLI(LightningCLI):
         args = [installed(arg) for arg in (sys.argv[1:] if args is None else args)]
         require_config_files(args)
         refuse_moved({given.key: given.value for given in given_settings(args)})
+        model, args = own_class("model", LitCartridge, args)
+        data, args = own_class("data", SelfStudyDataModule, args)
+        TrainerParser.roots = {**TrainerParser.roots, "model": model, "data": data}
         return cls(
-            LitCartridge,
-            SelfStudyDataModule,
+            model,
+            data,
             args=args,
             run=run,
             save_config_callback=SaveConfig,
             seed_everything_default=0,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
+            load_from_checkpoint_support=False,  # a checkpoint's settings are compared, not taken over
             parser_class=TrainerParser,
             parser_kwargs={"parser_mode": "omegaconf"},
             trainer_defaults={
@@ -137,7 +154,7 @@ class CartridgeCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """``--checkpoint.…`` and, for ``fit``, ``--resume``."""
+        """``--checkpoint.…`` and, for ``fit``, ``--resume``; Lightning adds ``--optimizer`` and ``--lr_scheduler``."""
         parser.add_lightning_class_args(CartridgeCheckpoint, "checkpoint")
         # So that --data.source.max_chunk_tokens needs no --data.source SelfStudy before it.
         parser.set_defaults({"data.source": {"class_path": f"{SelfStudy.__module__}.{SelfStudy.__name__}"}})
@@ -177,6 +194,11 @@ class CartridgeCLI(LightningCLI):
                     told = f"{flag} {' '.join(self._args[place + 1 : end])}".rstrip()
                     raise SettingError(f"{told}: nothing can be built of this{missing}") from error
             raise
+
+    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
+        """Lightning would make the optimizer now, of tensors that do not exist yet."""
+        named = (self._get(self.config_init, name) for name in ("optimizer", "lr_scheduler"))
+        use_optimizer(self.model, *named)
 
     def _is_built(self, args: list[str]) -> bool:
         with redirect_stderr(StringIO()):

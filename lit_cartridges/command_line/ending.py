@@ -128,7 +128,7 @@ def _is_for_the_user(error: BaseException) -> bool:
 def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror.lower()}"
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError) and error.name:
         return f"needs {error.name}, which is not installed; {hint(error.name)}"
     return str(error)
 

@@ -42,6 +42,7 @@ from lit_cartridges.module.new_cartridge import (
     new_cartridge,
     require_material,
 )
+from lit_cartridges.module.optimizers import OptimizerOf, OwnOptimizer, ScheduleOf
 from lit_cartridges.module.packed_forward import student_hidden, teacher_hidden
 from lit_cartridges.module.recomputing import recomputes_layers
 from lit_cartridges.runs.callback_rules import require_callbacks
@@ -157,6 +158,7 @@ class LitCartridge(L.LightningModule):
         self._step = AnswersOfStep()
         self._data: StudyData | None = None
         self.material: Material | None = None
+        self._own_optimizer: OwnOptimizer | None = None
         self.resumption = Resumption(self)
 
     def connect(self, data: StudyData) -> None:
@@ -192,6 +194,8 @@ class LitCartridge(L.LightningModule):
         """None of our own; the trainer's, which are all known now and none of which has begun, are looked at."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             require_callbacks(self.trainer)
+            if self._own_optimizer is not None:
+                self._own_optimizer.require_figure(self.trainer)
         return []
 
     def setup(self, stage: str) -> None:
@@ -382,14 +386,31 @@ class LitCartridge(L.LightningModule):
         labels = [batch.labels[row] for row in batch.label_rows.tolist()]
         return {"token_losses": token_losses.cpu(), "nll": nll.cpu(), "labels": labels}
 
+    def use_optimizer(self, optimizer: OptimizerOf | None, lr_scheduler: ScheduleOf | None = None) -> None:
+        """Train with another optimizer, or another schedule, than Adam with a warm-up and a cosine; see `OwnOptimizer`.
+
+        ``learning_rate`` and ``betas`` are Adam's alone, ``warmup_steps`` and ``final_lr_share`` its schedule's. An optimizer
+        without a schedule keeps its rate.
+        """
+        self._own_optimizer = OwnOptimizer(optimizer, lr_scheduler)
+
     def configure_optimizers(self) -> Any:
-        """Adam on the cartridge, linear warm-up, then a cosine, counted in optimizer steps."""
+        """Adam on the cartridge, linear warm-up, then a cosine, counted in optimizer steps; or what `use_optimizer` was told."""
         assert self.cartridge is not None
         require_fp32(self.cartridge)  # a plugin or a caller may have converted it
-        optimizer = torch.optim.Adam(self.cartridge.parameters(), lr=self.learning_rate, betas=self.betas)
-        steps = optimizer_steps(self.trainer)
-        schedule = warm_up_and_cosine(optimizer, steps, self.warmup_steps, self.final_lr_share)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        own = self._own_optimizer or OwnOptimizer()
+        if own.optimizer is not None:
+            optimizer = own.optimizer(self.cartridge.parameters())
+            if own.lr_scheduler is None:
+                return optimizer
+        else:
+            optimizer = torch.optim.Adam(self.cartridge.parameters(), lr=self.learning_rate, betas=self.betas)
+        if own.lr_scheduler is not None:
+            schedule = own.lr_scheduler(optimizer)
+        else:
+            steps = optimizer_steps(self.trainer)
+            schedule = warm_up_and_cosine(optimizer, steps, self.warmup_steps, self.final_lr_share)
+        return {"optimizer": optimizer, "lr_scheduler": own.scheduled(schedule, self.trainer)}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The cartridge alone: the frozen weights never enter a checkpoint, nor are they gathered for one."""

@@ -34,6 +34,7 @@ _REFUSED: dict[type[Callback], str] = {
     StochasticWeightAveraging: "averages at ends of epochs, and the stream need not have any; take EMAWeightAveraging "
     "or WeightAveraging, which average by optimizer steps",
 }
+_VALIDATE = "set trainer.val_check_interval, a number of batches, such as 100"
 
 
 def require_callbacks(trainer: Any) -> None:
@@ -64,21 +65,32 @@ def _require_whole_steps(callback: ModelCheckpoint, trainer: Any) -> None:
         )
 
 
+def require_validation(trainer: Any, who: str, figure: object) -> None:
+    """
+    Raises:
+        SettingError: ``who`` monitors a figure of validations, and this run never validates.
+    """
+    if str(figure).startswith("val/") and not _validates(trainer) and not trainer.fast_dev_run:
+        raise SettingError(f"{who} monitors {figure}, and this run never validates; {_VALIDATE}")
+
+
+def _epochs_end(trainer: Any) -> bool:
+    return isinstance(trainer.limit_train_batches, int) or trainer.overfit_batches > 0
+
+
+def _validates(trainer: Any) -> bool:
+    within = not isinstance(trainer.val_check_interval, float)  # as a share, 1.0 is an epoch's end
+    return trainer.limit_val_batches > 0 and (_epochs_end(trainer) or within)
+
+
 def _require_asked(callback: Callback, trainer: Any) -> None:
     """A callback that acts at the ends of epochs or validations needs some."""
-    epochs_end = isinstance(trainer.limit_train_batches, int) or trainer.overfit_batches > 0
-    in_epochs = not isinstance(trainer.val_check_interval, float)  # as a share, 1.0 is an epoch's end
-    validates = trainer.limit_val_batches > 0 and (epochs_end or in_epochs)
-    mend = "set trainer.val_check_interval, a number of batches, such as 100"
+    epochs_end, validates = _epochs_end(trainer), _validates(trainer)
     monitor = getattr(callback, "monitor", None)
-    if (
-        isinstance(callback, EarlyStopping | ModelCheckpoint)
-        and str(monitor).startswith("val/")
-        and not validates
-    ):
-        raise _error(callback, f"monitors {monitor}, and this run never validates; {mend}")
+    if isinstance(callback, EarlyStopping | ModelCheckpoint):
+        require_validation(trainer, f"trainer.callbacks: {type(callback).__name__}", monitor)
     if isinstance(callback, EarlyStopping) and not (validates or epochs_end):
-        raise _error(callback, f"looks at {monitor} when a validation ends, and there is none; {mend}")
+        raise _error(callback, f"looks at {monitor} when a validation ends, and there is none; {_VALIDATE}")
     if isinstance(callback, EarlyStopping) and not epochs_end:
         # Lightning takes one batch for one epoch here.
         at_end = trainer.val_check_interval == 1 and trainer.check_val_every_n_epoch == 1
