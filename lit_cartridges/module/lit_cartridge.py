@@ -10,6 +10,7 @@ every process runs the same collective operations in every step.
 from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -37,6 +38,7 @@ from lit_cartridges.models.base_weights import digest_of, plain_token
 from lit_cartridges.models.position_limit import max_positions
 from lit_cartridges.module.answers_of_step import AnswersOfStep
 from lit_cartridges.module.new_cartridge import (
+    cartridge_of,
     checkpoint_cartridge,
     init_context,
     new_cartridge,
@@ -158,6 +160,7 @@ class LitCartridge(L.LightningModule):
         self._step = AnswersOfStep()
         self._data: StudyData | None = None
         self.material: Material | None = None
+        self._is_set_up = False
         self._own_optimizer: OwnOptimizer | None = None
         self.resumption = Resumption(self)
 
@@ -200,6 +203,7 @@ class LitCartridge(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Checks that need the configs only."""
+        self._is_set_up = True
         require_full_precision(self.trainer.precision_plugin)
         require_no_autocast(self.trainer.strategy.root_device)
         if stage == "fit" and self.trainer.ckpt_path:
@@ -230,6 +234,8 @@ class LitCartridge(L.LightningModule):
 
     def configure_model(self) -> None:
         """Load the frozen models and start the cartridge, if that is still to be done, and attach both."""
+        if not self._is_set_up:  # callbacks that average weights call this first
+            self.setup(str(self.trainer.state.fn.value))
         if self.student is None:
             load = partial(load_frozen_model, self.trainer.strategy, device=self.device)
             self._hold("student", load(self.model_name, **self._student.options))
@@ -292,11 +298,32 @@ class LitCartridge(L.LightningModule):
         return load_frozen_model(None, source.name, device=torch.device("cpu"), **source.options)
 
     def _hold(self, name: str, model: PreTrainedModel) -> None:
-        """As an attribute; one that stays where it was loaded is kept from those who move this module."""
-        if stays_in_place(model):
-            self.__dict__[name] = model
-        else:
+        """As an attribute; in sight of those who walk through this module's parts only where a strategy shards it.
+
+        What averages or sums up the weights of a module then finds those that are trained.
+        """
+        if getattr(self.trainer.strategy, "shards_frozen_models", False):
             setattr(self, name, model)
+        else:
+            self.__dict__[name] = model
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Moves to another device take the frozen models along, but for one that stays where it was loaded."""
+        for name in ("student", "teacher"):
+            model = self.__dict__.get(name)
+            if model is not None and not stays_in_place(model):
+                model._apply(fn)
+        return super()._apply(fn, recurse)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LitCartridge:
+        """A module with a cartridge of its own and the same frozen models: callbacks that average weights keep one."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(self.__dict__)
+        for name in ("_parameters", "_buffers", "_modules"):
+            copied.__dict__[name] = deepcopy(self.__dict__[name], memo)
+        copied._trainer = None
+        return copied
 
     @property
     def frozen_teacher(self) -> PreTrainedModel:
@@ -412,16 +439,19 @@ class LitCartridge(L.LightningModule):
             schedule = warm_up_and_cosine(optimizer, steps, self.warmup_steps, self.final_lr_share)
         return {"optimizer": optimizer, "lr_scheduler": own.scheduled(schedule, self.trainer)}
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(  # type: ignore[override]
+        self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Any]:
         """The cartridge alone: the frozen weights never enter a checkpoint, nor are they gathered for one."""
-        if self.cartridge is None:
-            return {}
-        state = self.cartridge.state_dict(prefix="cartridge.")
-        return dict(state)
+        state: dict[str, Any] = {} if destination is None else destination
+        if self.cartridge is not None:
+            self.cartridge.state_dict(destination=state, prefix=f"{prefix}cartridge.", keep_vars=keep_vars)
+        return state
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load the cartridge from a checkpoint."""
-        assert self.cartridge is not None
+        """Load the cartridge from a checkpoint; one of its shape is made where there is none yet."""
+        if self.cartridge is None:
+            self.cartridge = cartridge_of(state_dict)
         own = {name.removeprefix("cartridge."): tensor for name, tensor in state_dict.items()}
         return self.cartridge.load_state_dict(own, strict=strict, assign=assign)
 
@@ -477,6 +507,7 @@ class LitCartridge(L.LightningModule):
     def teardown(self, stage: str) -> None:
         """Give the models their own attention back."""
         self._attached.close()
+        self._is_set_up = False
 
     @property
     def _shows_progress(self) -> bool:

@@ -8,11 +8,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import WeightAveraging
 
 from lit_cartridges.cartridge_files.description import not_finite
 from lit_cartridges.runs.checkpoint_files import BEST, LAST, PREVIOUS, AtomicCheckpointIO
@@ -58,12 +61,26 @@ class SavedRun:
                 steps=trainer.global_step,
                 loss=None if loss is None else float(loss),
             )
-            module.cartridge.save_pretrained(self.folder / cartridge)
+            with _averaged(trainer, module):
+                module.cartridge.save_pretrained(self.folder / cartridge)
             if not self._io.keeps_previous:
                 (self._checkpoints / PREVIOUS).unlink(missing_ok=True)
         # Every process takes part: a sharded strategy writes its shards, and the stream's state is gathered.
         trainer.save_checkpoint(self._checkpoints / checkpoint)
         self._io.keeps_previous |= checkpoint == LAST
+
+
+@contextmanager
+def _averaged(trainer: Any, module: Any) -> Iterator[None]:
+    """With the average in the place of the cartridge, as it is validated, where a callback keeps one."""
+    averages = [one for one in trainer.callbacks if isinstance(one, WeightAveraging)]
+    for callback in averages:
+        callback.on_validation_epoch_start(trainer, module)
+    try:
+        yield
+    finally:
+        for callback in averages[::-1]:
+            callback.on_validation_epoch_end(trainer, module)
 
 
 def require_finite_cartridge(cartridge: Any, *, step: int) -> None:

@@ -12,9 +12,10 @@ import torch
 from lightning.fabric.utilities.spike import TrainingSpikeException
 from lightning.pytorch.loggers import CSVLogger
 
-from lit_cartridges.callbacks import StepProgress
+from lit_cartridges import Cartridge
+from lit_cartridges.callbacks import CartridgeCheckpoint, StepProgress
 from lit_cartridges.errors import SettingError
-from tests.tiny_run import fit, new_data, new_module, new_trainer, same_tensors
+from tests.tiny_run import SaveAt, fit, new_data, new_module, new_trainer, same_tensors
 
 PAGE = Path(__file__).parents[2] / "docs" / "lightning.md"
 ROWS = dict(re.findall(r"^\| `(\w+)` \| (works|refused) \|", PAGE.read_text(), re.MULTILINE))
@@ -262,3 +263,77 @@ def test_BasePredictionWriter(run):
     writer = Writer("batch")
     new_trainer(run.folder, writer).predict(new_module(run.model), run.data())
     assert writer.tokens > 0
+
+
+class Watch(known.Callback):
+    """The cartridge after every optimizer step."""
+
+    def __init__(self) -> None:
+        self.seen = []
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        self.seen.append({name: x.clone() for name, x in pl_module.state_dict().items()})
+
+
+def average_of(seen, decay: float) -> dict:
+    """The exponential moving average of these, by hand."""
+    mean = dict(seen[0])
+    for one in seen[1:]:
+        mean = {name: decay * mean[name] + (1 - decay) * one[name] for name in mean}
+    return mean
+
+
+def close(mine, theirs) -> bool:
+    return mine.keys() == theirs.keys() and all(torch.allclose(mine[n], theirs[n], atol=1e-6) for n in mine)
+
+
+def test_EMAWeightAveraging(run, monkeypatch):
+    """The cartridge alone is averaged, and no frozen weight moves by a bit; what is saved and validated is the average."""
+    frozen = {}
+
+    class Frozen(known.Callback):
+        def on_train_start(self, trainer, pl_module):
+            frozen.update({name: x.clone() for name, x in pl_module.student.state_dict().items()})
+
+    def averaging():
+        return known.EMAWeightAveraging(decay=0.5)
+
+    def saves():
+        return CartridgeCheckpoint(every_n_steps=2, monitor="val/loss")
+
+    watch = Watch()
+    options = {"enable_checkpointing": True, "val_check_interval": 2}
+    module, trainer, curve = run(averaging(), watch, Frozen(), saves(), **options)
+    expected = average_of(watch.seen, 0.5)
+    assert not close(watch.seen[-1], expected)
+    assert close(module.state_dict(), expected)
+    assert same_tensors(dict(module.student.state_dict()), frozen)
+    exported = Cartridge.from_pretrained(run.folder / "cartridge").state_dict(prefix="cartridge.")
+    last = torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert close(exported, expected) and close(last["state_dict"], expected)
+    assert close(last["current_model_state"], watch.seen[-1])
+    alone = new_module(run.model)
+    scored = new_trainer(run.folder).validate(alone, run.data(), run.folder / "checkpoints" / "last.ckpt")
+    assert scored[0]["val/loss"] == pytest.approx(float(trainer.callback_metrics["val/loss"]), abs=1e-5)
+    # Goes on bit by bit from the middle.
+    whole = {name: x.clone() for name, x in module.state_dict().items()}
+    run.folder = run.folder / "again"
+    run(averaging(), saves(), SaveAt(2, run.folder / "at.ckpt"), **options)
+    rest, _, after = run(averaging(), ckpt_path=run.folder / "at.ckpt", **options)
+    assert after.losses == curve.losses[2:] and same_tensors(rest.state_dict(), whole)
+
+
+def test_WeightAveraging(run, monkeypatch):
+    watch = Watch()
+    module, *_ = run(known.WeightAveraging(), watch)
+    mean = {name: sum(one[name] for one in watch.seen) / STEPS for name in watch.seen[0]}
+    assert close(module.state_dict(), mean)
+    monkeypatch.setattr("lightning.pytorch.strategies.SingleDeviceStrategy.in_step", None, raising=False)
+    run.folder = run.folder / "sharded"
+    refused(run, known.WeightAveraging(), "knows no sharded models", monkeypatch)
+
+
+def test_settings_are_looked_at_before_an_averaging_callback_loads_the_model(run, monkeypatch):
+    monkeypatch.setattr("lit_cartridges.module.lit_cartridge.load_frozen_model", None)
+    with pytest.raises(ValueError, match="trainer.max_steps"):
+        run(known.EMAWeightAveraging(), max_steps=-1, max_epochs=1)
