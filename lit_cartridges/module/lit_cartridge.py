@@ -14,7 +14,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import torch
@@ -34,9 +34,11 @@ from lit_cartridges.init import FirstTokens, InitStrategy
 from lit_cartridges.init.init_cost import InitCost, measured_init
 from lit_cartridges.losses import LanguageHead, Objective, TopKDistillation, chunked_loss
 from lit_cartridges.models import stays_in_place
-from lit_cartridges.models.base_weights import digest_of, plain_token
+from lit_cartridges.models.base_weights import base_of, digest_of, plain_token
 from lit_cartridges.models.position_limit import max_positions
+from lit_cartridges.module import from_checkpoint
 from lit_cartridges.module.answers_of_step import AnswersOfStep
+from lit_cartridges.module.from_checkpoint import require_same_weights
 from lit_cartridges.module.new_cartridge import (
     cartridge_of,
     checkpoint_cartridge,
@@ -160,6 +162,7 @@ class LitCartridge(L.LightningModule):
         self._step = AnswersOfStep()
         self._data: StudyData | None = None
         self.material: Material | None = None
+        self._made_with = ""  # the digest of the weights that a checkpoint's cartridge was made with
         self._is_set_up = False
         self._own_optimizer: OwnOptimizer | None = None
         self.resumption = Resumption(self)
@@ -182,6 +185,36 @@ class LitCartridge(L.LightningModule):
                 num_tokens=self.num_tokens,
             )
         )
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """A module with a checkpoint's settings and its cartridge; its frozen model loads when a trainer begins with it.
+
+        Args:
+            checkpoint_path: one of a run: ``checkpoints/last.ckpt``.
+            map_location: where the cartridge goes.
+            hparams_file, strict, weights_only: Lightning's. They change nothing: the checkpoint holds its settings, all of its
+                cartridge is read, and nothing but tensors and plain values ever is.
+            kwargs: settings in the place of the checkpoint's: ``model="folder"`` where the model has moved. How it is loaded
+                (``token``, ``trust_remote_code``, ``device_map``) is not the checkpoint's to say.
+
+        Raises:
+            CheckpointFileError: no such file, or a damaged or foreign one.
+            SettingError: a size that the cartridge does not have.
+        """
+        checkpoint = from_checkpoint.read(checkpoint_path, map_location)
+        module = cls(**from_checkpoint.settings_of(checkpoint, cls, kwargs))
+        module.cartridge = from_checkpoint.restored_cartridge(checkpoint, module)
+        module._made_with = checkpoint["cartridge"].get("digest", "")
+        return module
 
     @cached_property
     def model_config(self) -> PretrainedConfig:
@@ -249,6 +282,8 @@ class LitCartridge(L.LightningModule):
             self._attached.enter_context(reads_prefixes(frozen))
         if self._data is not None:
             self._data.bind_teacher(self.frozen_teacher)
+        if self._made_with:
+            self._require_its_model()
         if self.cartridge is None and self.trainer.ckpt_path:
             # What the init would give is about to be replaced. (`fit(ckpt_path=…)` tells nobody at this point: set
             # trainer.ckpt_path instead, as the command line does, where an init takes long.)
@@ -275,6 +310,14 @@ class LitCartridge(L.LightningModule):
                     base_model=self.model_name,
                     num_frozen_tokens=self.num_frozen_tokens,
                 )
+
+    def _require_its_model(self) -> None:
+        """A cartridge of `load_from_checkpoint` meets its model here."""
+        assert self.cartridge is not None and self.student is not None
+        self.cartridge.require_fit(self.student)
+        base = base_of(self.student)
+        self.cartridge.provenance = replace(self.cartridge.provenance, base=base)
+        require_same_weights(self._made_with, digest_of(self.cartridge.provenance), self.model_name)
 
     def on_train_start(self) -> None:
         """Keep what this run is made with, for its checkpoints, and tell the loggers."""
@@ -495,12 +538,8 @@ class LitCartridge(L.LightningModule):
         self.resumption.accept(checkpoint, self.trainer)
         known = dict(checkpoint.get("cartridge", {}))
         init = known.pop("init", self.cartridge.provenance.init)  # of the run that began, whatever is set now
-        digest, mine = known.pop("digest", ""), digest_of(self.cartridge.provenance)
-        if digest and mine and digest != mine:
-            raise ValueError(
-                f"the checkpoint was made with other weights of model.model={self.model_name!r} (digest {digest[:12]}) than "
-                f"this run has ({mine[:12]}); give the model that it was made with, or --resume never"
-            )
+        mine = digest_of(self.cartridge.provenance)
+        require_same_weights(known.pop("digest", ""), mine, self.model_name)
         self.cartridge.provenance = replace(self.cartridge.provenance, init=init)
         recount_batches(checkpoint, self.trainer.accumulate_grad_batches, self.trainer.limit_train_batches)
 
