@@ -267,7 +267,7 @@ class LitCartridge(L.LightningModule):
 
     def configure_model(self) -> None:
         """Load the frozen models and start the cartridge, if that is still to be done, and attach both."""
-        if not self._is_set_up:  # callbacks that average weights call this first
+        if not self._is_set_up and self.trainer.state.fn:  # callbacks that average weights call this first
             self.setup(str(self.trainer.state.fn.value))
         if self.student is None:
             load = partial(load_frozen_model, self.trainer.strategy, device=self.device)
