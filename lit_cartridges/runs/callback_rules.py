@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import (
 )
 
 from lit_cartridges.errors import SettingError
+from lit_cartridges.runs.run_progress import is_endless
 
 _REFUSED: dict[type[Callback], str] = {
     BaseFinetuning: "thaws a model, which stays frozen here; of a cartridge model.num_frozen_tokens stay as they start",
@@ -34,7 +35,6 @@ _REFUSED: dict[type[Callback], str] = {
     StochasticWeightAveraging: "averages at ends of epochs, and the stream need not have any; take EMAWeightAveraging "
     "or WeightAveraging, which average by optimizer steps",
 }
-_VALIDATE = "set trainer.val_check_interval, a number of batches, such as 100"
 
 
 def require_callbacks(trainer: Any) -> None:
@@ -70,27 +70,37 @@ def require_validation(trainer: Any, who: str, figure: object) -> None:
     Raises:
         SettingError: ``who`` monitors a figure of validations, and this run never validates.
     """
-    if str(figure).startswith("val/") and not _validates(trainer) and not trainer.fast_dev_run:
-        raise SettingError(f"{who} monitors {figure}, and this run never validates; {_VALIDATE}")
+    mend = _not_validating(trainer)
+    if str(figure).startswith("val/") and mend and not trainer.fast_dev_run:
+        raise SettingError(f"{who} monitors {figure}, and this run never validates; {mend}")
 
 
 def _epochs_end(trainer: Any) -> bool:
-    return isinstance(trainer.limit_train_batches, int) or trainer.overfit_batches > 0
+    return (
+        isinstance(trainer.limit_train_batches, int) or trainer.overfit_batches > 0 or not is_endless(trainer)
+    )
 
 
-def _validates(trainer: Any) -> bool:
+def _not_validating(trainer: Any) -> str | None:
+    """What to set in a run that never validates."""
+    data = getattr(trainer, "datamodule", None)
+    keeps_back = getattr(getattr(data, "source", None), "keeps_back", True)
+    if not keeps_back and getattr(data, "validation", None) is None:
+        return "set data.validation, a recording, and trainer.val_check_interval, a number of batches"
     within = not isinstance(trainer.val_check_interval, float)  # as a share, 1.0 is an epoch's end
-    return trainer.limit_val_batches > 0 and (_epochs_end(trainer) or within)
+    if trainer.limit_val_batches > 0 and (_epochs_end(trainer) or within):
+        return None
+    return "set trainer.val_check_interval, a number of batches, such as 100"
 
 
 def _require_asked(callback: Callback, trainer: Any) -> None:
     """A callback that acts at the ends of epochs or validations needs some."""
-    epochs_end, validates = _epochs_end(trainer), _validates(trainer)
+    epochs_end, mend = _epochs_end(trainer), _not_validating(trainer)
     monitor = getattr(callback, "monitor", None)
     if isinstance(callback, EarlyStopping | ModelCheckpoint):
         require_validation(trainer, f"trainer.callbacks: {type(callback).__name__}", monitor)
-    if isinstance(callback, EarlyStopping) and not (validates or epochs_end):
-        raise _error(callback, f"looks at {monitor} when a validation ends, and there is none; {_VALIDATE}")
+    if isinstance(callback, EarlyStopping) and mend and not epochs_end:
+        raise _error(callback, f"looks at {monitor} when a validation ends, and there is none; {mend}")
     if isinstance(callback, EarlyStopping) and not epochs_end:
         # Lightning takes one batch for one epoch here.
         at_end = trainer.val_check_interval == 1 and trainer.check_val_every_n_epoch == 1

@@ -38,7 +38,7 @@ def require_end(trainer: Any) -> None:
     Raises:
         SettingError: the stream has no end, and nothing else ends the run.
     """
-    if trainer.max_steps < 0 and _endless(trainer):
+    if trainer.max_steps < 0 and is_endless(trainer):
         raise SettingError(
             "the stream has no end, so a run needs one; set the number of optimizer steps",
             {"trainer.max_steps": trainer.max_steps},
@@ -47,7 +47,7 @@ def require_end(trainer: Any) -> None:
 
 def optimizer_steps(trainer: Any) -> int:
     """Of the whole run; on an endless stream Lightning's own estimate would begin it before a checkpoint is loaded."""
-    if not _endless(trainer):
+    if not is_endless(trainer):
         return int(trainer.estimated_stepping_batches)
     limit, epochs = trainer.limit_train_batches, trainer.max_epochs or -1
     if isinstance(limit, int) and epochs > 0:
@@ -55,7 +55,7 @@ def optimizer_steps(trainer: Any) -> int:
     return int(trainer.max_steps)
 
 
-def _endless(trainer: Any) -> bool:
+def is_endless(trainer: Any) -> bool:
     """Whether its data module declares that its loader never ends."""
     return bool(getattr(getattr(trainer, "datamodule", None), "endless", False))
 

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lit_cartridges import Cartridge
 from lit_cartridges.callbacks import CartridgeCheckpoint, StepProgress
 from lit_cartridges.errors import SettingError
-from tests.tiny_run import SaveAt, fit, new_data, new_module, new_trainer, same_tensors
+from tests.tiny_run import SaveAt, fit, from_recording, new_module, new_trainer, same_tensors
 
 PAGE = Path(__file__).parents[2] / "docs" / "lightning.md"
 ROWS = dict(re.findall(r"^\| `(\w+)` \| (works|refused) \|", PAGE.read_text(), re.MULTILINE))
@@ -28,9 +28,9 @@ class Run:
     def __init__(self, folder, model, corpus, recorded) -> None:
         self.folder, self.model, self.corpus, self.recorded = folder, model, corpus, recorded
 
-    def data(self):
-        options = {"validation": self.recorded, "validation_groups": 1, "tokens_per_batch": 40}
-        return new_data(self.corpus, recorded=self.recorded, **options)
+    def data(self, **more):
+        options = {"validation": self.recorded, "validation_groups": 1, "tokens_per_batch": 40} | more
+        return from_recording(self.corpus, self.recorded, **options)
 
     def __call__(self, *callbacks, ckpt_path=None, **options):
         module = new_module(self.model)
@@ -167,6 +167,9 @@ def test_EarlyStopping(run):
 @pytest.mark.parametrize("monitor", ["val/loss", "train/loss"])
 def test_EarlyStopping_that_would_never_look_says_which_setting_to_add(run, monkeypatch, monitor):
     refused(run, known.EarlyStopping(monitor), "set trainer.val_check_interval", monkeypatch)
+    with pytest.raises(SettingError, match="set data.validation"):
+        nothing = run.data(validation=None)
+        fit(run.folder, new_module(run.model), nothing, known.EarlyStopping(monitor), val_check_interval=2)
     waits = known.EarlyStopping(monitor, check_on_train_epoch_end=True)
     refused(run, waits, "check_on_train_epoch_end to false", monkeypatch, val_check_interval=2)
     refused(

@@ -15,7 +15,7 @@ from lit_cartridges.callbacks import PredictionFile
 from lit_cartridges.cli import main
 from lit_cartridges.data.batch import pack
 from tests.test_cli import command, options  # noqa: F401  a fixture
-from tests.tiny_run import new_data, new_module, new_trainer
+from tests.tiny_run import from_recording, new_module, new_trainer
 
 
 def predicted(folder, module, data, **settings) -> PredictionFile:
@@ -27,7 +27,7 @@ def predicted(folder, module, data, **settings) -> PredictionFile:
 def test_each_answer_token_has_its_row(tmp_path, model_folder, corpus, recorded):
     module = new_module(model_folder)
     data_options = {"tokens_per_batch": 60, "validation": recorded, "validation_groups": 2}
-    data = new_data(corpus, recorded=recorded, **data_options)
+    data = from_recording(corpus, recorded, **data_options)
     writer = predicted(tmp_path / "run", module, data)
     table = pq.read_table(writer.path)
     assert (
@@ -35,7 +35,7 @@ def test_each_answer_token_has_its_row(tmp_path, model_folder, corpus, recorded)
     )
     batches = list(data.predict_dataloader())
     assert len(batches) > 1 and max(len(batch.lengths) for batch in batches) > 1
-    examples = [e for group in range(2) for e in data._validation_source().examples(group)]
+    examples = [e for group in range(2) for e in data._held_out.examples(group)]
     assert set(table["conversation"].to_pylist()) == set(range(len(examples)))
     alone = DataLoader([pack([example]) for example in examples], batch_size=None)
     for index, (example, one) in enumerate(
@@ -75,6 +75,6 @@ def test_two_processes_write_the_rows_of_one(tmp_path, options, sampler):  # noq
 
 
 def test_a_fast_dev_run_writes_nothing(tmp_path, model_folder, corpus, recorded):
-    data = new_data(corpus, recorded=recorded, validation=recorded)
+    data = from_recording(corpus, recorded, validation=recorded)
     assert predicted(tmp_path / "run", new_module(model_folder), data, fast_dev_run=True).path is None
     assert not (tmp_path / "run").exists()

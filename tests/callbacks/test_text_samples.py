@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lit_cartridges.callbacks import TextSamples
 from lit_cartridges.errors import SettingError
-from tests.tiny_run import fit, new_data, new_module, tokenizer
+from tests.tiny_run import fit, from_recording, new_module, tokenizer
 
 QUESTIONS = ["w5 w6", "w7"]
 
@@ -23,7 +23,7 @@ def run(tmp_path, model_folder, corpus, recorded):
     def run(*loggers, **options):
         samples = TextSamples(**({"questions": QUESTIONS, "every_n_steps": 2, "max_new_tokens": 4} | options))
         module = new_module(model_folder)
-        data = new_data(corpus, recorded=recorded)
+        data = from_recording(corpus, recorded)
         return module, *fit(tmp_path, module, data, samples, logger=list(loggers))
 
     return run

@@ -10,7 +10,7 @@ from lit_cartridges.callbacks import CartridgeCheckpoint
 from lit_cartridges.errors import SettingError
 from lit_cartridges.losses import NextToken, Objective
 from lit_cartridges.runs.checkpoint_files import CheckpointFileError
-from tests.tiny_run import fit, new_data, new_module, new_trainer, same_tensors, save_model
+from tests.tiny_run import fit, from_recording, new_module, new_trainer, same_tensors, save_model
 
 SETTINGS = {
     "num_tokens": 9,
@@ -42,7 +42,7 @@ def run(tmp_path, model_folder, corpus, recorded):
 
     def run(kind=LitCartridge, **options):
         module = kind(model=model_folder, **(SETTINGS | options))
-        data = new_data(corpus, recorded=recorded, validation=recorded, validation_groups=1)
+        data = from_recording(corpus, recorded, validation=recorded, validation_groups=1)
         fit(
             tmp_path,
             module,

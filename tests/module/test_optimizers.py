@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LinearLR, StepLR
 from lit_cartridges.cli import main
 from lit_cartridges.errors import SettingError
 from tests.test_cli import command, options  # noqa: F401  a fixture
-from tests.tiny_run import Curve, SaveAt, fit, new_data, new_module, same_tensors
+from tests.tiny_run import Curve, SaveAt, fit, from_recording, new_module, same_tensors
 
 
 class Watch(Curve):
@@ -31,7 +31,7 @@ def run(tmp_path, model_folder, corpus, recorded):
     def run(optimizer=None, scheduler=None, *callbacks, **settings):
         module, watch = new_module(model_folder), Watch()
         module.use_optimizer(optimizer, scheduler)
-        data = new_data(corpus, recorded=recorded, validation=recorded, validation_groups=1)
+        data = from_recording(corpus, recorded, validation=recorded, validation_groups=1)
         trainer, _ = fit(tmp_path, module, data, watch, *callbacks, **settings)
         return module, trainer, watch
 
