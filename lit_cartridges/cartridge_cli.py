@@ -15,16 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-from lit_cartridges.callbacks import CartridgeCheckpoint, StepProgress, ThroughputMonitor
+from lit_cartridges.callbacks import (
+    CartridgeCheckpoint,
+    PredictionFile,
+    StepProgress,
+    TextSamples,
+    ThroughputMonitor,
+)
 from lit_cartridges.command_line.config_files import installed, require_config_files
-from lit_cartridges.command_line.ending import causes
+from lit_cartridges.command_line.ending import causes, one_line
 from lit_cartridges.command_line.given import given_settings
+from lit_cartridges.command_line.optimizers import use_optimizer
 from lit_cartridges.command_line.outcome import outcome
+from lit_cartridges.command_line.own_classes import own_class, with_classes
 from lit_cartridges.command_line.parsers import TrainerParser
 from lit_cartridges.command_line.trainer_settings import blamed, require_trainer
 from lit_cartridges.data import SelfStudy, SelfStudyDataModule
@@ -44,6 +55,8 @@ TrainerParser.roots = {
     "model": LitCartridge,
     "data": SelfStudyDataModule,
     "checkpoint": CartridgeCheckpoint,
+    "optimizer": Optimizer,
+    "lr_scheduler": LRScheduler,
 }
 
 
@@ -69,9 +82,10 @@ class SaveConfig(SaveConfigCallback):
 
     def run_settings(self) -> dict[str, Any]:
         """Every setting as it was typed, and the defaults; see `lit_cartridges.runs.run_settings`."""
-        known: dict[str, Any] = {}
+        known: dict[str, Any] = {"optimizer": None, "lr_scheduler": None}  # the parser knows them where given
         for name, value in self.config.as_dict().items():
-            known |= flat(value, name) if isinstance(value, dict) else flat({name: value})
+            group = isinstance(value, dict) and "class_path" not in value
+            known |= flat(value, name) if group else flat({name: value})
         return known
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -80,7 +94,15 @@ class SaveConfig(SaveConfigCallback):
             config = self.config.clone()
             # A secret; and what a dump writes in its place is no token.
             config["model.token"] = None
-            text = self.parser.dump(config, skip_unset=False)
+            own = {
+                key: kind
+                for key, kind, ours in (
+                    ("model", type(pl_module), LitCartridge),
+                    ("data", type(trainer.datamodule), SelfStudyDataModule),  # type: ignore[attr-defined]
+                )
+                if kind is not ours
+            }
+            text = with_classes(self.parser.dump(config, skip_unset=False), own)
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / "config.yaml", text.encode())
@@ -109,15 +131,17 @@ class CartridgeCLI(LightningCLI):
         args = [installed(arg) for arg in (sys.argv[1:] if args is None else args)]
         require_config_files(args)
         refuse_moved({given.key: given.value for given in given_settings(args)})
+        model, args = own_class("model", LitCartridge, args)
+        data, args = own_class("data", SelfStudyDataModule, args)
+        TrainerParser.roots = {**TrainerParser.roots, "model": model, "data": data}
         return cls(
-            LitCartridge,
-            SelfStudyDataModule,
+            model,
+            data,
             args=args,
             run=run,
             save_config_callback=SaveConfig,
             seed_everything_default=0,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
+            load_from_checkpoint_support=False,  # a checkpoint's settings are compared, not taken over
             parser_class=TrainerParser,
             parser_kwargs={"parser_mode": "omegaconf"},
             trainer_defaults={
@@ -130,7 +154,7 @@ class CartridgeCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """``--checkpoint.…`` and, for ``fit``, ``--resume``."""
+        """``--checkpoint.…`` and, for ``fit``, ``--resume``; Lightning adds ``--optimizer`` and ``--lr_scheduler``."""
         parser.add_lightning_class_args(CartridgeCheckpoint, "checkpoint")
         # So that --data.source.max_chunk_tokens needs no --data.source SelfStudy before it.
         parser.set_defaults({"data.source": {"class_path": f"{SelfStudy.__module__}.{SelfStudy.__name__}"}})
@@ -163,12 +187,18 @@ class CartridgeCLI(LightningCLI):
             chain = [error, *causes(error)]
             if any(is_ours(one) for one in chain):
                 raise
+            missing = next((f": {one_line(str(one))}" for one in chain if isinstance(one, ImportError)), "")
             for place, flag in enumerate(self._args):
                 end = place + (1 if "=" in flag else 2)
                 if flag.startswith("--") and self._is_built(self._args[:place] + self._args[end:]):
                     told = f"{flag} {' '.join(self._args[place + 1 : end])}".rstrip()
-                    raise SettingError(f"{told}: nothing can be built of this") from error
+                    raise SettingError(f"{told}: nothing can be built of this{missing}") from error
             raise
+
+    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
+        """Lightning would make the optimizer now, of tensors that do not exist yet."""
+        named = (self._get(self.config_init, name) for name in ("optimizer", "lr_scheduler"))
+        use_optimizer(self.model, *named)
 
     def _is_built(self, args: list[str]) -> bool:
         with redirect_stderr(StringIO()):
@@ -198,12 +228,16 @@ class CartridgeCLI(LightningCLI):
             # As many as torchrun has started; Lightning would take every GPU, or one CPU, and refuse another number.
             kwargs["devices"] = int(os.environ["LOCAL_WORLD_SIZE"])
         callbacks = config.get("callbacks") or []
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         # First, so that what the others do after a batch does not count as training.
-        kwargs["callbacks"] = [
-            ThroughputMonitor(),
-            *(callbacks if isinstance(callbacks, list) else [callbacks]),
-        ]
-        if config.get("enable_progress_bar") is not False:
+        kwargs["callbacks"] = [ThroughputMonitor(), *callbacks]
+        if not any(isinstance(callback, TextSamples) for callback in callbacks):
+            kwargs["callbacks"].append(TextSamples())
+        if self.subcommand == "predict":
+            kwargs["callbacks"].append(PredictionFile())
+        if config.get("enable_progress_bar") is not False and not any(
+            isinstance(callback, ProgressBar) for callback in callbacks
+        ):
             kwargs["callbacks"].append(StepProgress())
         if config.get("plugins") is None and SLURMEnvironment.detect():
             # A job is started again by its script (recipes/slurm), from a checkpoint between two steps. Lightning, told by
@@ -225,6 +259,12 @@ class CartridgeCLI(LightningCLI):
         if any(getattr(callback, "interrupted", False) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
             raise SystemExit(128 + signal.SIGINT)
 
+    def after_predict(self) -> None:
+        """Say where the losses are."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, PredictionFile) and callback.path is not None:
+                print(printable_line(f"per-token losses: {callback.path}"))
+
     @property
     def _checkpoint(self) -> CartridgeCheckpoint:
         return next(c for c in self.trainer.callbacks if isinstance(c, CartridgeCheckpoint))  # type: ignore[attr-defined]
@@ -243,6 +283,8 @@ class CartridgeCLI(LightningCLI):
             raise
         except OSError as error:
             raise explained(error, Path(self.trainer.default_root_dir)) from error
+        finally:
+            self._checkpoint.leave_folder()  # where nothing has begun
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)

@@ -59,13 +59,15 @@ def is_ours(error: BaseException) -> bool:
 
     A ``ValueError`` that a library raises, or that Python raises in a line of ours (``int("x")``), is not.
     """
-    if isinstance(error, CartridgesError):
-        return True
-    if not isinstance(error, ValueError | RuntimeError | OSError | FloatingPointError):
-        return False
+    kinds = (ValueError, RuntimeError, OSError, FloatingPointError)
+    return isinstance(error, CartridgesError) or (isinstance(error, kinds) and raised_by(error, _PACKAGE))
+
+
+def raised_by(error: BaseException, package: str) -> bool:
+    """Whether a ``raise`` in the package's own code has raised it."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
-    if last is None or str(last.tb_frame.f_globals.get("__package__")).partition(".")[0] != _PACKAGE:
+    if last is None or str(last.tb_frame.f_globals.get("__package__")).partition(".")[0] != package:
         return False
     return dis.opname[last.tb_frame.f_code.co_code[last.tb_lasti]] == "RAISE_VARARGS"

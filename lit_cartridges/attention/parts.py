@@ -14,8 +14,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lit_cartridges.attention.kernels import HIDDEN, additive_mask, attend, attend_backward
-from lit_cartridges.attention.plain import wide_dtype
+from lit_cartridges.attention.kernels import additive_mask, attend, attend_backward
+from lit_cartridges.attention.plain import HIDDEN, wide_dtype
 
 
 class Part(Protocol):

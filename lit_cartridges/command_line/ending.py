@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from lit_cartridges.command_line.given import as_typed, given_settings
-from lit_cartridges.errors import SettingError, is_ours
 from lit_cartridges.optional import hint
+from lit_cartridges.errors import SettingError, is_ours, raised_by
 
 DEBUG = "--debug"
 _MOST_CHARACTERS = 2000
@@ -118,13 +118,17 @@ def _is_for_the_user(error: BaseException) -> bool:
         return True
     if isinstance(error, ModuleNotFoundError) and hint(error.name):
         return True
-    return is_ours(error) or type(error).__name__ == "MisconfigurationException"
+    if is_ours(error) or type(error).__name__ == "MisconfigurationException":
+        return True
+    # What Lightning has to say: a figure that nobody logs, a package that is missing.
+    kinds = (RuntimeError, ValueError, ImportError, AttributeError, TypeError)
+    return isinstance(error, kinds) and raised_by(error, "lightning")
 
 
 def _message(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror if error.filename is None else f"{error.filename}: {error.strerror.lower()}"
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError) and error.name:
         return f"needs {error.name}, which is not installed; {hint(error.name)}"
     return str(error)
 

@@ -87,7 +87,7 @@ def _explained(key: str, leaf: str, message: str, owner: str | None, roots: Mapp
     if lacking := re.match(r"the following arguments are required: (.*)", leaf):
         needed = ", ".join(f"--{key}.{name}" for name in lacking[1].split(", "))
         return f"{needed}: must be given with {(owner or key).rpartition('.')[2]}"
-    base = _class_in(hint)
+    base = roots.get(key) if hint is None else _class_in(hint)
     if base is not None and (
         named := re.search(r"^[ -]*(Expected a dot import path.*)", message, re.MULTILINE)
     ):

@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_cartridges.command_line.config_files import require_config_files
 from lit_cartridges.command_line.ending import known_flags, refuse
+from lit_cartridges.command_line.own_classes import flattened
 from lit_cartridges.command_line.parser_errors import condensed
 from lit_cartridges.settings import described, problem
 
@@ -69,7 +70,10 @@ class _OneLine(ArgumentParser):
 
 
 class TrainerParser(_OneLine, LightningArgumentParser):
-    """LightningCLI's."""
+    """LightningCLI's; a recipe may name a class of one's own for the model and the data (see `own_classes`)."""
+
+    def _load_config_parser_mode(self, content: str, *args: Any, **kwargs: Any) -> Any:
+        return super()._load_config_parser_mode(flattened(content, ("model", "data")), *args, **kwargs)
 
 
 def run_function(function: Callable[..., Any], args: list[str], *, prog: str) -> Any:

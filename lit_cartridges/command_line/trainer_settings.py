@@ -163,6 +163,8 @@ def _together(settings: Mapping[str, Any], *, training: bool) -> None:
             accumulate_grad_batches=get("accumulate_grad_batches") or 1,
             prefix="",
         )
+    if training and get("barebones"):
+        raise SettingError("would save nothing, not even the cartridge; leave it out", barebones=True)
     accelerator = get("accelerator")
     if isinstance(accelerator, str):
         _require_devices(accelerator, get("devices", "auto"))

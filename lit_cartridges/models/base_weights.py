@@ -98,7 +98,7 @@ def recorded_settings(provenance: Provenance, given: dict[str, Any]) -> dict[str
         settings["dtype"] = base["dtype"]
     quantization = base.get("quantization_config")
     if quantization and given.get("quantization_config") is None:
-        if not _is_bitsandbytes(quantization):
+        if not is_bitsandbytes(quantization):
             raise ModelError(
                 "the cartridge was made with a quantised model, in a way that is not taken from a file; give --model and "
                 f"--quantization_config (recorded: {str(quantization)[:200]!r})"
@@ -123,7 +123,7 @@ def with_recorded(
     return named or (source.base_model if source else None), settings
 
 
-def _is_bitsandbytes(given: Any) -> bool:
+def is_bitsandbytes(given: Any) -> bool:
     """Whether it is plain settings of bitsandbytes: those read nothing and run nothing."""
     if not isinstance(given, dict) or str(given.get("quant_method", "bitsandbytes")) != "bitsandbytes":
         return False

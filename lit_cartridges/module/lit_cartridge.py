@@ -10,14 +10,16 @@ every process runs the same collective operations in every step.
 from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import torch
 from jsonargparse.typing import SecretStr
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -32,20 +34,26 @@ from lit_cartridges.init import FirstTokens, InitStrategy
 from lit_cartridges.init.init_cost import InitCost, measured_init
 from lit_cartridges.losses import LanguageHead, Objective, TopKDistillation, chunked_loss
 from lit_cartridges.models import stays_in_place
-from lit_cartridges.models.base_weights import digest_of, plain_token
+from lit_cartridges.models.base_weights import base_of, digest_of, plain_token
 from lit_cartridges.models.position_limit import max_positions
+from lit_cartridges.module import from_checkpoint
 from lit_cartridges.module.answers_of_step import AnswersOfStep
+from lit_cartridges.module.from_checkpoint import require_same_weights
 from lit_cartridges.module.new_cartridge import (
+    cartridge_of,
     checkpoint_cartridge,
     init_context,
     new_cartridge,
     require_material,
 )
+from lit_cartridges.module.optimizers import OptimizerOf, OwnOptimizer, ScheduleOf
 from lit_cartridges.module.packed_forward import student_hidden, teacher_hidden
 from lit_cartridges.module.recomputing import recomputes_layers
+from lit_cartridges.runs.callback_rules import require_callbacks
 from lit_cartridges.runs.precision import require_fp32, require_full_precision, require_no_autocast
 from lit_cartridges.runs.resuming import KEY, Resumption, read_checkpoint
 from lit_cartridges.runs.run_progress import (
+    Schedule,
     optimizer_steps,
     recount_batches,
     require_end,
@@ -154,6 +162,9 @@ class LitCartridge(L.LightningModule):
         self._step = AnswersOfStep()
         self._data: StudyData | None = None
         self.material: Material | None = None
+        self._made_with = ""  # the digest of the weights that a checkpoint's cartridge was made with
+        self._is_set_up = False
+        self._own_optimizer: OwnOptimizer | None = None
         self.resumption = Resumption(self)
 
     def connect(self, data: StudyData) -> None:
@@ -175,6 +186,36 @@ class LitCartridge(L.LightningModule):
             )
         )
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """A module with a checkpoint's settings and its cartridge; its frozen model loads when a trainer begins with it.
+
+        Args:
+            checkpoint_path: one of a run: ``checkpoints/last.ckpt``.
+            map_location: where the cartridge goes.
+            hparams_file, strict, weights_only: Lightning's. They change nothing: the checkpoint holds its settings, all of its
+                cartridge is read, and nothing but tensors and plain values ever is.
+            kwargs: settings in the place of the checkpoint's: ``model="folder"`` where the model has moved. How it is loaded
+                (``token``, ``trust_remote_code``, ``device_map``) is not the checkpoint's to say.
+
+        Raises:
+            CheckpointFileError: no such file, or a damaged or foreign one.
+            SettingError: a size that the cartridge does not have.
+        """
+        checkpoint = from_checkpoint.read(checkpoint_path, map_location)
+        module = cls(**from_checkpoint.settings_of(checkpoint, cls, kwargs))
+        module.cartridge = from_checkpoint.restored_cartridge(checkpoint, module)
+        module._made_with = checkpoint["cartridge"].get("digest", "")
+        return module
+
     @cached_property
     def model_config(self) -> PretrainedConfig:
         """The student's config; known before its weights are."""
@@ -185,8 +226,17 @@ class LitCartridge(L.LightningModule):
         """The student's tokenizer."""
         return self._student.tokenizer()
 
+    def configure_callbacks(self) -> list[L.Callback]:
+        """None of our own; the trainer's, which are all known now and none of which has begun, are looked at."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            require_callbacks(self.trainer)
+            if self._own_optimizer is not None:
+                self._own_optimizer.require_figure(self.trainer)
+        return []
+
     def setup(self, stage: str) -> None:
         """Checks that need the configs only."""
+        self._is_set_up = True
         require_full_precision(self.trainer.precision_plugin)
         require_no_autocast(self.trainer.strategy.root_device)
         if stage == "fit" and self.trainer.ckpt_path:
@@ -217,6 +267,8 @@ class LitCartridge(L.LightningModule):
 
     def configure_model(self) -> None:
         """Load the frozen models and start the cartridge, if that is still to be done, and attach both."""
+        if not self._is_set_up and self.trainer.state.fn:  # callbacks that average weights call this first
+            self.setup(str(self.trainer.state.fn.value))
         if self.student is None:
             load = partial(load_frozen_model, self.trainer.strategy, device=self.device)
             self._hold("student", load(self.model_name, **self._student.options))
@@ -230,6 +282,8 @@ class LitCartridge(L.LightningModule):
             self._attached.enter_context(reads_prefixes(frozen))
         if self._data is not None:
             self._data.bind_teacher(self.frozen_teacher)
+        if self._made_with:
+            self._require_its_model()
         if self.cartridge is None and self.trainer.ckpt_path:
             # What the init would give is about to be replaced. (`fit(ckpt_path=…)` tells nobody at this point: set
             # trainer.ckpt_path instead, as the command line does, where an init takes long.)
@@ -257,9 +311,20 @@ class LitCartridge(L.LightningModule):
                     num_frozen_tokens=self.num_frozen_tokens,
                 )
 
+    def _require_its_model(self) -> None:
+        """A cartridge of `load_from_checkpoint` meets its model here."""
+        assert self.cartridge is not None and self.student is not None
+        self.cartridge.require_fit(self.student)
+        base = base_of(self.student)
+        self.cartridge.provenance = replace(self.cartridge.provenance, base=base)
+        require_same_weights(self._made_with, digest_of(self.cartridge.provenance), self.model_name)
+
     def on_train_start(self) -> None:
         """Keep what this run is made with, for its checkpoints, and tell the loggers."""
         self.resumption.begin(self.trainer)
+        for one in self.trainer.lr_scheduler_configs:
+            if isinstance(one.scheduler, Schedule):  # LearningRateFinder may have changed it
+                one.scheduler.set_base([self.learning_rate for _ in one.scheduler.base_lrs])
         if self.trainer.enable_autolog_hparams and self.trainer.is_global_zero:
             told = hyper_parameters(
                 self.resumption.settings(self.trainer),
@@ -276,11 +341,32 @@ class LitCartridge(L.LightningModule):
         return load_frozen_model(None, source.name, device=torch.device("cpu"), **source.options)
 
     def _hold(self, name: str, model: PreTrainedModel) -> None:
-        """As an attribute; one that stays where it was loaded is kept from those who move this module."""
-        if stays_in_place(model):
-            self.__dict__[name] = model
-        else:
+        """As an attribute; in sight of those who walk through this module's parts only where a strategy shards it.
+
+        What averages or sums up the weights of a module then finds those that are trained.
+        """
+        if getattr(self.trainer.strategy, "shards_frozen_models", False):
             setattr(self, name, model)
+        else:
+            self.__dict__[name] = model
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Moves to another device take the frozen models along, but for one that stays where it was loaded."""
+        for name in ("student", "teacher"):
+            model = self.__dict__.get(name)
+            if model is not None and not stays_in_place(model):
+                model._apply(fn)
+        return super()._apply(fn, recurse)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LitCartridge:
+        """A module with a cartridge of its own and the same frozen models: callbacks that average weights keep one."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(self.__dict__)
+        for name in ("_parameters", "_buffers", "_modules"):
+            copied.__dict__[name] = deepcopy(self.__dict__[name], memo)
+        copied._trainer = None
+        return copied
 
     @property
     def frozen_teacher(self) -> PreTrainedModel:
@@ -370,25 +456,45 @@ class LitCartridge(L.LightningModule):
         labels = [batch.labels[row] for row in batch.label_rows.tolist()]
         return {"token_losses": token_losses.cpu(), "nll": nll.cpu(), "labels": labels}
 
+    def use_optimizer(self, optimizer: OptimizerOf | None, lr_scheduler: ScheduleOf | None = None) -> None:
+        """Train with another optimizer, or another schedule, than Adam with a warm-up and a cosine; see `OwnOptimizer`.
+
+        ``learning_rate`` and ``betas`` are Adam's alone, ``warmup_steps`` and ``final_lr_share`` its schedule's. An optimizer
+        without a schedule keeps its rate.
+        """
+        self._own_optimizer = OwnOptimizer(optimizer, lr_scheduler)
+
     def configure_optimizers(self) -> Any:
-        """Adam on the cartridge, linear warm-up, then a cosine, counted in optimizer steps."""
+        """Adam on the cartridge, linear warm-up, then a cosine, counted in optimizer steps; or what `use_optimizer` was told."""
         assert self.cartridge is not None
         require_fp32(self.cartridge)  # a plugin or a caller may have converted it
-        optimizer = torch.optim.Adam(self.cartridge.parameters(), lr=self.learning_rate, betas=self.betas)
-        steps = optimizer_steps(self.trainer)
-        schedule = warm_up_and_cosine(optimizer, steps, self.warmup_steps, self.final_lr_share)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        own = self._own_optimizer or OwnOptimizer()
+        if own.optimizer is not None:
+            optimizer = own.optimizer(self.cartridge.parameters())
+            if own.lr_scheduler is None:
+                return optimizer
+        else:
+            optimizer = torch.optim.Adam(self.cartridge.parameters(), lr=self.learning_rate, betas=self.betas)
+        if own.lr_scheduler is not None:
+            schedule = own.lr_scheduler(optimizer)
+        else:
+            steps = optimizer_steps(self.trainer)
+            schedule = warm_up_and_cosine(optimizer, steps, self.warmup_steps, self.final_lr_share)
+        return {"optimizer": optimizer, "lr_scheduler": own.scheduled(schedule, self.trainer)}
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(  # type: ignore[override]
+        self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Any]:
         """The cartridge alone: the frozen weights never enter a checkpoint, nor are they gathered for one."""
-        if self.cartridge is None:
-            return {}
-        state = self.cartridge.state_dict(prefix="cartridge.")
-        return dict(state)
+        state: dict[str, Any] = {} if destination is None else destination
+        if self.cartridge is not None:
+            self.cartridge.state_dict(destination=state, prefix=f"{prefix}cartridge.", keep_vars=keep_vars)
+        return state
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load the cartridge from a checkpoint."""
-        assert self.cartridge is not None
+        """Load the cartridge from a checkpoint; one of its shape is made where there is none yet."""
+        if self.cartridge is None:
+            self.cartridge = cartridge_of(state_dict)
         own = {name.removeprefix("cartridge."): tensor for name, tensor in state_dict.items()}
         return self.cartridge.load_state_dict(own, strict=strict, assign=assign)
 
@@ -432,18 +538,15 @@ class LitCartridge(L.LightningModule):
         self.resumption.accept(checkpoint, self.trainer)
         known = dict(checkpoint.get("cartridge", {}))
         init = known.pop("init", self.cartridge.provenance.init)  # of the run that began, whatever is set now
-        digest, mine = known.pop("digest", ""), digest_of(self.cartridge.provenance)
-        if digest and mine and digest != mine:
-            raise ValueError(
-                f"the checkpoint was made with other weights of model.model={self.model_name!r} (digest {digest[:12]}) than "
-                f"this run has ({mine[:12]}); give the model that it was made with, or --resume never"
-            )
+        mine = digest_of(self.cartridge.provenance)
+        require_same_weights(known.pop("digest", ""), mine, self.model_name)
         self.cartridge.provenance = replace(self.cartridge.provenance, init=init)
         recount_batches(checkpoint, self.trainer.accumulate_grad_batches, self.trainer.limit_train_batches)
 
     def teardown(self, stage: str) -> None:
         """Give the models their own attention back."""
         self._attached.close()
+        self._is_set_up = False
 
     @property
     def _shows_progress(self) -> bool:

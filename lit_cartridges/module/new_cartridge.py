@@ -5,6 +5,7 @@ Data flow: `Material` → `init_context` → `InitStrategy.tensors` → `Cartrid
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -108,9 +109,14 @@ def checkpoint_cartridge(
         ValueError: a checkpoint without a cartridge.
     """
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    layers = range(sum(name.startswith("cartridge.frozen_keys.") for name in state))
-    if not layers:
+    if "cartridge.frozen_keys.0" not in state:
         raise ValueError(f"the checkpoint {checkpoint} holds no cartridge; give one of a run of LitCartridge")
+    return cartridge_of(state, _provenance(init, material, base_model=base_model, model=model))
+
+
+def cartridge_of(state: Mapping[str, Tensor], provenance: Provenance | None = None) -> Cartridge:
+    """The cartridge that `LitCartridge.state_dict` tells of."""
+    layers = range(sum(name.startswith("cartridge.frozen_keys.") for name in state))
 
     def tensors(kind: str) -> list[Tensor]:
         """Per layer, the frozen positions in front."""
@@ -124,7 +130,7 @@ def checkpoint_cartridge(
         tensors("values"),
         tensors("biases") if "cartridge.frozen_biases.0" in state else None,
         num_frozen_tokens=state["cartridge.frozen_keys.0"].shape[1],
-        provenance=_provenance(init, material, base_model=base_model, model=model),
+        provenance=provenance,
     )
 
 

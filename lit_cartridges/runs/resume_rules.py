@@ -167,6 +167,8 @@ RULES: tuple[Rule, ...] = (
     Rule("trainer.default_root_dir", MAY_CHANGE, "a run's folder may be moved or copied"),
     Rule("trainer.enable_autolog_hparams", MAY_CHANGE),
     Rule("trainer.model_registry", NO_EFFECT),
+    Rule("optimizer", REFUSED, "with its options: its state is the checkpoint's"),
+    Rule("lr_scheduler", REFUSED, "with its options: its state is the checkpoint's"),
     Rule("checkpoint.every_n_steps", MAY_CHANGE),
     Rule("checkpoint.monitor", MAY_CHANGE, "the best is then looked for afresh"),
     Rule("checkpoint.mode", MAY_CHANGE, "the best is then looked for afresh"),

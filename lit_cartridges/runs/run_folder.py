@@ -1,21 +1,21 @@
 """A run's folder belongs to one training at a time, and is known to take files before a model is loaded.
 
-The lock is one of the operating system on ``.lock``, which names its holder. It ends with the holder's process, however
-that dies, is not inherited by processes that it starts, and holds across the machines of a network file system. Only
-training takes it: validating, testing and predicting may go on beside.
+The lock is one of the operating system on ``.lock`` (by `filelock`), which names its holder. It ends with the holder's process,
+however that dies, is not inherited by processes that it starts, and holds across the machines of a network file system whose
+``flock`` does. Only training takes it: validating, testing and predicting may go on beside.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
 import socket
 import time
 from pathlib import Path
-from typing import IO
+
+from filelock import FileLock, Timeout
 
 from lit_cartridges.errors import CartridgesError
 from lit_cartridges.runs.atomic_files import explained, sweep
@@ -40,7 +40,9 @@ class RunFolder:
 
     def __init__(self, path: Path, *, patience_s: float = 120.0) -> None:
         self.path, self.patience_s = path, patience_s
-        self._file: IO[bytes] | None = None
+        self._lock = FileLock(
+            path / LOCK, blocking=False, thread_local=False, fallback_to_soft=False, on_acquired=_say_holder
+        )
 
     def take(self) -> None:
         """Hold the folder until `release` or the end of the process, and clear away what a killed run left half-written.
@@ -48,25 +50,18 @@ class RunFolder:
         Raises:
             RunFolderError: it cannot be made or written, or a training holds it.
         """
-        if self._file is not None:
+        if self._lock.is_locked:
             return
-        file = self._opened()
-        try:
-            self._lock(file)
-        except BaseException:
-            file.close()
-            raise
-        self._file = file
+        self._require_writable()
+        self._acquire()
         for folder in (self.path, *(p for p in self.path.iterdir() if p.is_dir())):
             sweep(folder)
 
     def release(self) -> None:
         """Give the folder to the next run; the file stays, since removing it could let two runs in."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._lock.release(force=True)
 
-    def _opened(self) -> IO[bytes]:
+    def _require_writable(self) -> None:
         place = self.path
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -74,41 +69,37 @@ class RunFolder:
                 if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
                     number = errno.EROFS if os.statvfs(place).f_flag & os.ST_RDONLY else errno.EACCES
                     raise OSError(number, os.strerror(number))
-            place = self.path
-            return open(self.path / LOCK, "ab+", buffering=0)
         except OSError as error:
-            if (told := explained(error, place)) is not error:
-                raise told from error
-            within = "" if place == self.path else f" (its {place.name}/)"
-            raise RunFolderError(
-                f"the run's folder {str(self.path)!r}{within} cannot be written: {error.strerror}; set "
-                "trainer.default_root_dir to one that can be, or mend its permissions or its mount"
-            ) from error
+            raise self._unwritable(error, place) from error
 
-    def _lock(self, file: IO[bytes]) -> None:
+    def _acquire(self) -> None:
         end = time.monotonic() + self.patience_s
         while True:
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno in _UNSUPPORTED:
-                    _log.warning("%s: no locks there; see that no second run writes to it", self.path)
-                    break
-                holder = _holder(file)
-                if (
-                    holder.get("process") == os.getppid()
-                ):  # a launcher that forks or spawns has taken it for us
-                    return
+                self._lock.acquire()
+                return
+            except Timeout as error:
+                holder = _holder(self.path / LOCK)
+                if holder.get("process") == os.getppid():
+                    return  # a launcher that forks or spawns has taken it for us
                 elsewhere = holder.get("host") not in (None, socket.gethostname())
                 if not elsewhere or time.monotonic() > end:
                     raise self._taken(holder) from error
                 time.sleep(1)
-        try:
-            file.truncate(0)
-            file.write(json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode())
-        except OSError as error:
-            raise explained(error, self.path) from error
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED:
+                    raise self._unwritable(error, self.path) from error
+                _log.warning("%s: no locks there; see that no second run writes to it", self.path)
+                return
+
+    def _unwritable(self, error: OSError, place: Path) -> OSError | RunFolderError:
+        if (told := explained(error, place)) is not error:
+            return told
+        within = "" if place == self.path else f" (its {place.name}/)"
+        return RunFolderError(
+            f"the run's folder {str(self.path)!r}{within} cannot be written: {error.strerror}; set "
+            "trainer.default_root_dir to one that can be, or mend its permissions or its mount"
+        )
 
     def _taken(self, holder: dict[str, object]) -> RunFolderError:
         who = f"process {holder['process']} on {holder['host']}" if holder else "another process"
@@ -118,11 +109,15 @@ class RunFolder:
         )
 
 
-def _holder(file: IO[bytes]) -> dict[str, object]:
+def _say_holder(file: int) -> None:
+    os.truncate(file, 0)
+    os.pwrite(file, json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+
+
+def _holder(file: Path) -> dict[str, object]:
     """Who says to hold the lock; nothing where it has not said so yet."""
-    file.seek(0)
     try:
-        known = json.loads(file.read())
+        known = json.loads(file.read_bytes())
         return {"process": known["process"], "host": known["host"]}
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return {}

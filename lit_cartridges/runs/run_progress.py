@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch.optim import Optimizer
@@ -37,7 +38,7 @@ def require_end(trainer: Any) -> None:
     Raises:
         SettingError: the stream has no end, and nothing else ends the run.
     """
-    if trainer.max_steps < 0 and _endless(trainer):
+    if trainer.max_steps < 0 and is_endless(trainer):
         raise SettingError(
             "the stream has no end, so a run needs one; set the number of optimizer steps",
             {"trainer.max_steps": trainer.max_steps},
@@ -46,7 +47,7 @@ def require_end(trainer: Any) -> None:
 
 def optimizer_steps(trainer: Any) -> int:
     """Of the whole run; on an endless stream Lightning's own estimate would begin it before a checkpoint is loaded."""
-    if not _endless(trainer):
+    if not is_endless(trainer):
         return int(trainer.estimated_stepping_batches)
     limit, epochs = trainer.limit_train_batches, trainer.max_epochs or -1
     if isinstance(limit, int) and epochs > 0:
@@ -54,7 +55,7 @@ def optimizer_steps(trainer: Any) -> int:
     return int(trainer.max_steps)
 
 
-def _endless(trainer: Any) -> bool:
+def is_endless(trainer: Any) -> bool:
     """Whether its data module declares that its loader never ends."""
     return bool(getattr(getattr(trainer, "datamodule", None), "endless", False))
 
@@ -67,22 +68,28 @@ def learning_rate_share(step: int, steps: int, warmup: int, final: float) -> flo
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def warm_up_and_cosine(optimizer: Optimizer, steps: int, warmup_steps: int, final: float) -> LambdaLR:
+def warm_up_and_cosine(optimizer: Optimizer, steps: int, warmup_steps: int, final: float) -> Schedule:
     """`learning_rate_share` as a schedule over ``steps``; the warm-up takes a tenth of them at the most."""
     warmup = min(warmup_steps, steps // 10)
-    return _Schedule(optimizer, lambda step: learning_rate_share(step, steps, warmup, final))
+    return Schedule(optimizer, lambda step: learning_rate_share(step, steps, warmup, final))
 
 
-class _Schedule(LambdaLR):
+class Schedule(LambdaLR):
     """torch's, but a checkpoint tells it the step alone: the learning rate is this run's, from the next step on."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See `LambdaLR.load_state_dict`."""
         own = self.base_lrs
         super().load_state_dict({**state_dict, "base_lrs": own})
+        self.set_base(own)
+
+    def set_base(self, rates: Sequence[Any]) -> None:
+        """Go on from these learning rates, of which the schedule says the share."""
+        self.base_lrs = list(rates)
         self._last_lr = [
-            rate * share(self.last_epoch) for rate, share in zip(own, self.lr_lambdas, strict=True)
+            rate * share(self.last_epoch) for rate, share in zip(rates, self.lr_lambdas, strict=True)
         ]
-        for group, base, rate in zip(self.optimizer.param_groups, own, self._last_lr, strict=True):
+        for group, base, rate in zip(self.optimizer.param_groups, rates, self._last_lr, strict=True):
             group["initial_lr"], group["lr"] = base, rate
 
 

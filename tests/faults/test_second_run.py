@@ -117,10 +117,11 @@ def test_a_holder_on_another_machine_is_waited_for(tmp_path, monkeypatch):
     RunFolder(tmp_path, patience_s=60).take()
 
 
-def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog, number):
     def unsupported(*args):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(fcntl, "lockf", unsupported)
+    monkeypatch.setattr(fcntl, "flock", unsupported)
     RunFolder(tmp_path).take()
     assert "no locks there" in caplog.text
