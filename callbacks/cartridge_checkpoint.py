@@ -118,10 +118,12 @@ class CartridgeCheckpoint(Checkpoint):
         elif trainer.global_step % self.every_n_steps == 0:
             self._save(trainer, pl_module)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Save the end of the run and give Ctrl-C back."""
         if trainer.global_step != self._saved_step:
             self._save(trainer, pl_module)
+        elif self._saved is not None:
+            self._saved.add_scores(trainer, pl_module)
         self._signals.give_back()
         if trainer.global_step == trainer.max_steps:
             self._signals.forget()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_cartridges.callbacks.periodic_eval import PeriodicEval, material_of
+from lit_cartridges.cartridge_files.facts import Score
 from lit_cartridges.cascade.options import DEFAULT_CASCADE, CascadeOptions
 from lit_cartridges.evals.asked import reserve_tokens
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.result import EvalResult
+from lit_cartridges.evals.result_file import EVALUATIONS, Evaluation
 from lit_cartridges.evals.systems import (
     CARTRIDGE,
     ICL,
@@ -39,7 +42,8 @@ class LongContextEval(PeriodicEval):
     """Accuracy, answer log-likelihood and seconds per answer of the cartridge beside the baselines.
 
     The baselines are measured once, and logged again each time so that a plot shows them as lines. Logged as
-    ``eval/SYSTEM/accuracy``, ``…/accuracy_standard_error``, ``…/answer_log_likelihood``, ``…/seconds_per_answer``.
+    ``eval/SYSTEM/accuracy``, ``…/accuracy_standard_error``, ``…/answer_log_likelihood``, ``…/seconds_per_answer``. The run's
+    ``evaluations/NAME.json`` holds the latest of each system, replies included.
 
     Args:
         task: the questions.
@@ -113,9 +117,29 @@ class LongContextEval(PeriodicEval):
         if CARTRIDGE in self.systems:
             system = of_cartridge(CARTRIDGE, pl_module.cartridge, pl_module.student)
             self.results[CARTRIDGE] = self._evaluated(pl_module, system)
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._write(trainer, pl_module)
         return {
             f"{name}/{key}": value for name, r in self.results.items() for key, value in r.metrics.items()
         }
+
+    def scores_at(self, step: int) -> list[Score]:
+        """What the systems have reached, for the card of a cartridge that is saved at this optimizer step."""
+        if not self.history or self.history[-1]["step"] != step:
+            return []
+        return [result.score() for result in self.results.values()]
+
+    def _write(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Figures and replies, for ``lit-cartridges report``."""
+        data = pl_module.material
+        Evaluation(
+            task=self.task.describe(),
+            results=tuple(self.results.values()),
+            model=pl_module.model_name,
+            corpus=data.corpus_name,
+            corpus_tokens=len(data.corpus_ids),
+            step=trainer.global_step,
+        ).write(Path(trainer.default_root_dir) / EVALUATIONS / f"{self.name.replace('/', '_')}.json")
 
     def _baselines(self, pl_module: Any) -> Iterator[System]:
         """The systems that fit, one at a time, so that one prefix is in memory."""

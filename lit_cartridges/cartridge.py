@@ -279,7 +279,15 @@ class Cartridge(nn.Module):
         )
 
     def push_to_hub(self, repo_id: str, **hub: Any) -> str:
-        """Upload the folder to the Hub; returns its address (``hub`` goes to huggingface_hub's ``upload_folder``)."""
+        """Upload the folder to the Hub; returns the commit's address.
+
+        Args:
+            hub: ``token``, ``private`` (of a repository that is new), ``license`` (by default what is noted, or what the base
+                model's page names); the rest goes to huggingface_hub's ``upload_folder``.
+
+        Raises:
+            HubError: the Hub does not take it, or cannot be reached.
+        """
         return push_cartridge(self, repo_id, **hub)
 
 

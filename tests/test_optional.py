@@ -21,7 +21,7 @@ MODEL = "package:lit_cartridges.pocket/model"
 # Names that are None in sys.modules are not there, to an import and to find_spec.
 WITHOUT = """import sys
 sys.modules |= dict.fromkeys(
-    ["lightning", "jsonargparse", "omegaconf", "tensorboard", "torchmetrics", "pyarrow", "pathspec", "rich", "matplotlib"]
+    ["lightning", "jsonargparse", "omegaconf", "tensorboard", "torchmetrics", "pyarrow", "pathspec", "rich", "plotly"]
 )
 """
 GENERATE = """
@@ -44,7 +44,7 @@ except ImportError as error:
 """
 COMMANDS = """
 from lit_cartridges.cli import main
-for command in (["fit"], ["evaluate"], ["synthesize", "--output", "a.parquet"], ["compare-inits"]):
+for command in (["fit"], ["evaluate"], ["synthesize", "--output", "a.parquet"], ["perplexity"]):
     try:
         main(command)
     except SystemExit as end:
@@ -78,7 +78,7 @@ def test_commands_name_the_extra_in_one_line(tmp_path):
     out = run(tmp_path, sys.executable, "-c", "import sys\nsys.stderr = sys.stdout\n" + WITHOUT + COMMANDS)
     lines = out.splitlines()
     assert lines[1::2] == ["2"] * 4
-    for command, line in zip(("fit", "evaluate", "synthesize", "compare-inits"), lines[::2], strict=True):
+    for command, line in zip(("fit", "evaluate", "synthesize", "perplexity"), lines[::2], strict=True):
         assert line.startswith(f"lit-cartridges {command}: needs ")
         assert line.endswith(", which is not installed; pip install 'lit_cartridges[train]'")
 
@@ -86,10 +86,10 @@ def test_commands_name_the_extra_in_one_line(tmp_path):
 def test_the_demo_is_refused_before_it_trains_where_nothing_could_draw_its_report(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "plotly", None)
     with pytest.raises(SystemExit):
         main(["demo", "--folder", str(tmp_path / "demo")])
-    assert "matplotlib is not installed; pip install 'lit_cartridges[report]'" in capsys.readouterr().err
+    assert "plotly is not installed; pip install 'lit_cartridges[report]'" in capsys.readouterr().err
     assert not (tmp_path / "demo").exists()
 
 

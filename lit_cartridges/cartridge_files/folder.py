@@ -13,13 +13,12 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -37,7 +36,7 @@ from lit_cartridges.cartridge_files.description import (
 from lit_cartridges.cartridge_files.model_card import model_card
 from lit_cartridges.errors import CartridgesError
 from lit_cartridges.files.content import one_line
-from lit_cartridges.models.found_models import unreachable
+from lit_cartridges.models.found_models import license_on_hub, refusal, unreachable
 from lit_cartridges.provenance import Provenance
 from lit_cartridges.runs.atomic_files import write_atomically
 
@@ -64,6 +63,10 @@ class HeldCartridge:
     def biases(self) -> list[Tensor] | None:
         """Biases, if any."""
         return self.key_biases
+
+
+class HubError(CartridgesError, OSError):
+    """The Hub does not take a cartridge, or cannot be reached; the message says why and what would work."""
 
 
 class CartridgeFileError(CartridgesError, ValueError):
@@ -131,8 +134,10 @@ def here_or_downloaded(
         raise CartridgeFileError(f"{told}: {why}")
     try:
         return Path(huggingface_hub.snapshot_download(str(path), allow_patterns=list(files), **hub))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise CartridgeFileError(f"{told} is no folder here, and the Hub has none for us: {error}") from error
+    except (OSError, ValueError) as error:
+        raise CartridgeFileError(
+            f"{told} is no folder here, and the Hub has none for us: {refusal(error)}"
+        ) from error
 
 
 def _read(file: Path) -> tuple[HeldCartridge, Description]:
@@ -194,14 +199,25 @@ def _check_copy(file: Path, header: Description) -> None:
 
 
 def push_cartridge(cartridge: Cartridge, repo_id: str, **hub: Any) -> str:
-    """Create the Hub repository if need be and upload the folder; returns the commit's address."""
+    """Create the Hub repository if need be and upload the folder; returns the commit's address.
+
+    Raises:
+        HubError: the Hub does not take it, or cannot be reached.
+    """
     require_finite(cartridge)
     api = huggingface_hub.HfApi(token=hub.pop("token", None))
-    api.create_repo(repo_id, exist_ok=True, private=hub.pop("private", None))
+    private, license = hub.pop("private", None), hub.pop("license", None)
+    known = cartridge.provenance
+    license = license or known.notes.get("license") or license_on_hub(api, known.base_model)
+    cartridge.provenance = replace(known, notes=known.notes | {"license": license})
     with TemporaryDirectory() as folder:
         save_cartridge(cartridge, Path(folder))
         write_atomically(Path(folder) / CARD, model_card(describe(cartridge), place=repo_id).encode())
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **hub))
+        try:
+            api.create_repo(repo_id, exist_ok=True, private=private)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **hub))
+        except Exception as error:  # of the client's, of the libraries below it, and of the system's
+            raise HubError(f"repo_id={repo_id!r}: {refusal(error, api.endpoint)}") from error
 
 
 def describe(cartridge: Cartridge) -> dict[str, Any]:

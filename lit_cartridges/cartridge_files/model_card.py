@@ -7,14 +7,18 @@ import re
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
+from huggingface_hub import EvalResult
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.repocard_data import eval_results_to_model_index
 from huggingface_hub.utils import validate_repo_id
 
+from lit_cartridges.cartridge_files.facts import CartridgeFacts, Score
 from lit_cartridges.terminal import printable_line
 
 _PLAIN = re.compile(r"[\w./:@+-]+", re.ASCII)
 # What Markdown reads as markup, and the signs without which no address becomes a link.
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#|~!$:]|(?<=www)\.)")
+CARTRIDGE = "cartridge"
 
 
 def model_card(description: dict[str, Any], *, place: str = ".") -> str:
@@ -24,27 +28,71 @@ def model_card(description: dict[str, Any], *, place: str = ".") -> str:
         description: the content of ``cartridge.json``.
         place: what loads the cartridge; as it stands the card is right inside its folder.
     """
-    known = description["provenance"]
-    base = str(known["base_model"] or "")
-    front: dict[str, Any] = {"library_name": "lit_cartridges", "tags": ["cartridge", "kv-cache"]}
-    if _on_hub(base):
-        front["base_model"] = base
-    biases = ", a bias per key" if description["format_version"] > 1 else ""
-    loss = "" if known["loss"] is None else f", last loss {known['loss']:.4f}"
-    name = python_text(base or "the base model")
-    revision = (known.get("base") or {}).get("revision")
-    name += f", revision={python_text(str(revision))}" if revision else ""
+    known = CartridgeFacts.of(description)
     lines = [
         "---",
-        yaml.safe_dump(front, sort_keys=False, default_flow_style=None, allow_unicode=True).rstrip("\n"),
+        yaml.safe_dump(
+            _metadata(known, place), sort_keys=False, default_flow_style=None, allow_unicode=True
+        ).rstrip("\n"),
         "---",
         "# Cartridge",
         "",
-        f"{description['num_tokens']} positions of keys{biases} and values for {_shown(base or 'an unnamed model')}, "
-        f"{description['num_frozen_tokens']} of them frozen, that stand in place of a corpus "
-        f"(sha256 {_shown(known['corpus_sha256'] or 'unknown')}). Init: {markdown_text(known['init'] or 'unknown')}. "
-        f"Trained for {known['steps']} optimizer steps{loss}. Method: arXiv 2506.06266.",
+        _summary(known),
         "",
+        *_snippet(known, place),
+        *_scores(known),
+        *_settings(known),
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _metadata(known: CartridgeFacts, place: str) -> dict[str, Any]:
+    """What the Hub reads: the model-index holds the cartridge's own scores."""
+    front: dict[str, Any] = {"library_name": "lit_cartridges", "tags": ["cartridge", "kv-cache"]}
+    if known.license:
+        front["license"] = known.license
+    if _on_hub(known.base_model):
+        front["base_model"] = known.base_model
+    own = [
+        EvalResult(
+            task_type="question-answering",
+            dataset_type="custom",
+            dataset_name=html.escape(printable_line(score.task), quote=False),
+            metric_type="accuracy",
+            metric_value=round(score.accuracy, 4),
+            metric_name=f"accuracy of {score.num_questions} answers",
+        )
+        for score in known.scores
+        if score.system == CARTRIDGE
+    ]
+    if own:
+        name = "cartridge" if place == "." else place.rpartition("/")[2]
+        front["model-index"] = eval_results_to_model_index(name, own)
+    return front
+
+
+def _summary(known: CartridgeFacts) -> str:
+    biases = ", a bias per key" if known.has_biases else ""
+    loss = "" if known.loss is None else f", last loss {known.loss:.4f}"
+    corpus = f"the corpus {markdown_text(known.corpus)}" if known.corpus else "a corpus"
+    length = f"{known.corpus_tokens:,} tokens, " if known.corpus_tokens else ""
+    compression = f" Compression: {known.compression:.1f}×." if known.compression else ""
+    license = (
+        f" Licence of the base model: {known.license}; the corpus may have another." if known.license else ""
+    )
+    return (
+        f"{known.num_tokens} positions of keys{biases} and values for {_shown(known.base_model or 'an unnamed model')}, "
+        f"{known.num_frozen_tokens} of them frozen, that stand in place of {corpus} "
+        f"({length}sha256 {_shown(known.corpus_sha256 or 'unknown')}).{compression} Init: "
+        f"{markdown_text(known.init or 'unknown')}. Trained for {known.steps} optimizer steps{loss}. "
+        f"Method: arXiv 2506.06266.{license}"
+    )
+
+
+def _snippet(known: CartridgeFacts, place: str) -> list[str]:
+    name = python_text(known.base_model or "the base model")
+    name += f", revision={python_text(known.revision)}" if known.revision else ""
+    lines = [
         "```python",
         "from lit_cartridges import Cartridge",
         "from lit_cartridges.models import load_model, load_tokenizer",
@@ -58,7 +106,35 @@ def model_card(description: dict[str, Any], *, place: str = ".") -> str:
     ]
     if place == ".":
         lines.append('`"."` is the folder of this file; its path or its name on the Hub does as well.')
-    return "\n".join([*lines, ""])
+    return lines
+
+
+def _scores(known: CartridgeFacts) -> list[str]:
+    if not known.scores:
+        return []
+    header = ("system", "task", "positions", "accuracy", "log-likelihood per answer token", "questions")
+    ordered = sorted(known.scores, key=lambda score: score.system != CARTRIDGE)
+    return ["", "## Scores", "", *_table(header, [_cells(score) for score in ordered])]
+
+
+def _cells(score: Score) -> list[str]:
+    return [
+        markdown_text(score.system),
+        markdown_text(score.task),
+        f"{score.num_kv_tokens:,}",
+        f"{score.accuracy:.3f} ± {score.accuracy_standard_error:.3f}",
+        f"{score.answer_log_likelihood:.3f}",
+        f"{score.num_questions:,}",
+    ]
+
+
+def _settings(known: CartridgeFacts) -> list[str]:
+    rows = [[markdown_text(name), markdown_text(value)] for name, value in known.settings.items()]
+    return ["", "## Settings", "", *_table(("setting", "value"), rows)] if rows else []
+
+
+def _table(header: tuple[str, ...], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
 
 
 def markdown_text(text: object) -> str:

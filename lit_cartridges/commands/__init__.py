@@ -17,6 +17,7 @@ COMMANDS = (
     "estimate",
     "synthesize",
     "evaluate",
+    "report",
     "perplexity",
     "passkey",
     "compare-inits",

@@ -9,13 +9,19 @@ def main(args: list[str]) -> None:
     """Train a recipe from each init strategy, and compare accuracy, seconds and memory.
 
     Each combination of strategy, compression and seed is a run of its own, asked before training and as it goes.
-    Prints a table and writes it with all figures and a plot. A comparison that was interrupted goes on by the same command.
+    Prints a table and writes it with all figures and a page of plots. The same command goes on with an interrupted comparison.
     """
+    from lit_cartridges.optional import require_modules
+
+    require_modules("plotly")
     from lit_cartridges.command_line.config_files import installed, require_config_files
     from lit_cartridges.command_line.parsers import CommandParser, option
     from lit_cartridges.comparison import ComparisonSettings, compare
     from lit_cartridges.comparison.init_options import split_options
+    from lit_cartridges.report.gathering import gather
+    from lit_cartridges.report.page import write_page
     from lit_cartridges.settings import Count, PositiveFloat, PositiveInt, Processes, ReadFile, WriteFolder
+    from lit_cartridges.terminal import printable_line
 
     default = ComparisonSettings()
     parser = CommandParser(
@@ -85,7 +91,12 @@ def main(args: list[str]) -> None:
     require_config_files([installed(f"--config={ours.recipe}")])
     options, fit_arguments = split_options(others)
     try:
-        compare(ComparisonSettings(**vars(ours), options=options, fit_arguments=fit_arguments))
+        settings = ComparisonSettings(**vars(ours), options=options, fit_arguments=fit_arguments)
+        compare(settings)
+        write_page(
+            gather(settings.folder), settings.folder / "comparison.html", title="Init strategies compared"
+        )
+        print(printable_line(f"{settings.folder}/comparison.html has the plots"))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         raise SystemExit(130) from None

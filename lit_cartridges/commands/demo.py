@@ -5,6 +5,9 @@ from __future__ import annotations
 
 def main(args: list[str]) -> None:
     """Train cartridges of made texts on the bundled model, and compare them with the texts in the context."""
+    from lit_cartridges.optional import require_modules
+
+    require_modules("plotly")
     from lit_cartridges.command_line.parsers import CommandParser, option
     from lit_cartridges.pocket.demo import DemoSettings, run_demo
     from lit_cartridges.settings import NonNegativeInt, Processes, ReadFile, Times, WriteFolder, WriteJson

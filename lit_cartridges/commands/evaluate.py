@@ -5,21 +5,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from jsonargparse.typing import SecretStr
 
 import lit_cartridges.evals  # noqa: F401  tasks can then be named without their module
 from lit_cartridges.cartridge import Cartridge
+from lit_cartridges.cartridge_files.facts import with_scores
 from lit_cartridges.cascade.options import DEFAULT_CASCADE, CascadeOptions
 from lit_cartridges.command_line.parsers import run_function
-from lit_cartridges.commands.measuring import left_out_where_too_long, require_sizes, write_json
+from lit_cartridges.commands.measuring import left_out_where_too_long, require_sizes
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
 from lit_cartridges.errors import called
 from lit_cartridges.evals.asked import reserve_tokens
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.result import EvalResult
+from lit_cartridges.evals.result_file import Evaluation
 from lit_cartridges.evals.systems import (
+    CARTRIDGE,
     AskedKind,
     Sizes,
     SystemInput,
@@ -58,6 +62,7 @@ def evaluate_command(
     systems: Sequence[str] = (),
     compose: bool = False,
     out: WriteJsonName | None = None,
+    on_card: bool = False,
     num_questions: PositiveInt | None = None,
     batch_size: Count = 64,
     max_new_tokens: PositiveInt = 64,
@@ -86,6 +91,7 @@ def evaluate_command(
         systems: baselines beside the cartridges, of "icl", "truncated_icl", "no_context", "cascade", "streaming_llm".
         compose: also ask all cartridges side by side.
         out: JSON file for the figures and every reply.
+        on_card: write the scores into the cartridges' folders as well, for their cards.
         num_questions: ask so many, at even distances; all by default.
         batch_size: questions answered together.
         max_new_tokens: length at which a reply is cut.
@@ -119,6 +125,9 @@ def evaluate_command(
         raise EvalError(f"systems={list(systems)}: {needing[0]} needs the corpus; set corpus")
     if compose and len(cartridges) < 2:
         raise EvalError(f"compose=true needs at least 2 cartridges, got {len(cartridges)}")
+    folders = _folders(cartridges)
+    if on_card and not all(path.is_dir() for path in folders.values()):
+        raise EvalError(f"on_card=true needs folders, got cartridges={list(cartridges)}: download them first")
     questions = task.pick(num_questions)
     loaded = _load_cartridges(cartridges)
     given = {
@@ -140,8 +149,10 @@ def evaluate_command(
     tokenizer = load_tokenizer(name, **hub)
     renderer = ChatRenderer(tokenizer, system_template=system_template, enable_thinking=enable_thinking)
     corpus_ids: TokenIds = []
+    corpus_name = ""
     if corpus is not None:
         documents = open_corpus(corpus)
+        corpus_name = documents.shown_name
         with called("corpus", getattr(documents, "path", "")):
             corpus_ids = documents.token_ids(tokenizer)
     reserve = reserve_tokens(renderer, questions, max_new_tokens)
@@ -174,13 +185,30 @@ def evaluate_command(
     if results:
         print(text_table(results))
     if out is not None:
-        content = {
-            "model": name,
-            "task": task.describe(),
-            "results": [result.as_dict() for result in results],
-        }
-        write_json(out, content)
+        Evaluation(
+            task=task.describe(),
+            results=tuple(results),
+            model=name,
+            corpus=corpus_name,
+            corpus_tokens=len(corpus_ids) or None,
+        ).write(Path(out))
+    for title, folder in folders.items() if on_card else ():
+        _write_card(loaded[title], folder, title, results)
     return results
+
+
+def _write_card(cartridge: Cartridge, folder: Path, title: str, results: Sequence[EvalResult]) -> None:
+    """Its own score, as "cartridge", and those of the baselines."""
+    own = [result.score(CARTRIDGE) for result in results if result.system == title]
+    beside = [result.score() for result in results if result.system in names_of(AskedKind)]
+    cartridge.provenance = with_scores(cartridge.provenance, [*own, *beside])
+    cartridge.save_pretrained(folder)
+
+
+def _folders(given: Sequence[str]) -> dict[str, Path]:
+    """By the name in the table."""
+    named = (text.rpartition("=") for text in given)
+    return {name if equals else path: Path(path) for name, equals, path in named}
 
 
 def _load_cartridges(given: Sequence[str]) -> dict[str, Cartridge]:

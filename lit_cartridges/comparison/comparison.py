@@ -16,12 +16,11 @@ from lit_cartridges.comparison.init_options import (
 )
 from lit_cartridges.comparison.plan import Plan
 from lit_cartridges.comparison.recipe import Recipe
-from lit_cartridges.comparison.report import markdown, plot, table_rows
+from lit_cartridges.comparison.report import markdown, table_rows
 from lit_cartridges.comparison.results import Measured, OverSeeds, over_seeds
 from lit_cartridges.errors import SettingError
 from lit_cartridges.evals.table import aligned
 from lit_cartridges.init import INITS
-from lit_cartridges.optional import require_modules
 from lit_cartridges.runs.atomic_files import write_atomically
 from lit_cartridges.settings import (
     Count,
@@ -71,13 +70,12 @@ class ComparisonSettings:
 
 
 def compare(settings: ComparisonSettings) -> list[OverSeeds]:
-    """Check everything, train what is not yet trained, print the table, and write it with figures and plot.
+    """Check everything, train what is not yet trained, print the table, and write it with the figures.
 
     Raises:
         ValueError: a setting cannot work, or the folder's runs were made with others; nothing has been trained then.
         RuntimeError: a training failed.
     """
-    require_modules("matplotlib")
     plan = _checked_plan(settings)
     sources, runs = plan.sources(), plan.runs()
     left = sum(not is_finished(run) for run in sources + runs)
@@ -160,13 +158,10 @@ def _write(
     }
     for name, content in (
         ("comparison.json", (json.dumps(figures, indent=1, ensure_ascii=False) + "\n").encode()),
-        ("comparison.md", markdown(rows, notes, plot="comparison.png").encode()),
-        ("comparison.png", plot(lines)),
+        ("comparison.md", markdown(rows, notes).encode()),
     ):
         write_atomically(plan.folder / name, content)
-    print(
-        printable(f"\n{plan.folder}/comparison.md has this with the plot, and comparison.json all figures.")
-    )
+    print(printable(f"\n{plan.folder}/comparison.md has this, comparison.json all figures."))
 
 
 def _notes(plan: Plan, measured: Sequence[Measured], sources: Sequence[Measured]) -> list[str]:

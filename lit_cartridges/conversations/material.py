@@ -26,10 +26,12 @@ class Material:
         renderer: the chat template, and with it the tokenizer.
         corpus_ids: [tokens] of the corpus.
         corpus_sha256: of its text.
+        corpus_name: of its file or folder, for people.
         conversations: None where the data has none.
     """
 
     renderer: ChatRenderer
     corpus_ids: NDArray[Any]
     corpus_sha256: str
+    corpus_name: str = ""
     conversations: Conversations | None = None

@@ -82,6 +82,11 @@ class Corpus(ABC):
         return text
 
     @property
+    def shown_name(self) -> str:
+        """Of its file or folder, for people; nothing of where that lies."""
+        return Path(getattr(self, "path", "")).name
+
+    @property
     def empty_hint(self) -> str:
         """What the user may do about an empty corpus."""
         return "give a file with some text in it"

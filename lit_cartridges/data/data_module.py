@@ -117,6 +117,7 @@ class SelfStudyDataModule(L.LightningDataModule):
             renderer=renderer,
             corpus_ids=corpus_ids,
             corpus_sha256=self.corpus.sha256,
+            corpus_name=self.corpus.shown_name,
             conversations=self.source.conversations,
         )
         if student.num_tokens is not None and not self._told:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from lit_cartridges.cartridge_files.facts import Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,12 @@ class EvalResult:
             "answer_log_likelihood": self.answer_log_likelihood,
             "seconds_per_answer": self.seconds_per_answer,
         }
+
+    def score(self, system: str | None = None) -> Score:
+        """The figures as a cartridge's card has them, under another name if need be."""
+        names = [field.name for field in fields(Score)]
+        known = {name: getattr(self, name) for name in names}
+        return Score(**known | {"system": system or self.system})
 
     def as_dict(self, *, with_replies: bool = True) -> dict[str, Any]:
         """For JSON."""

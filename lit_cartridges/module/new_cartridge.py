@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_cartridges.cartridge import Cartridge, Fingerprint, Provenance
+from lit_cartridges.cartridge_files.facts import license_of
 from lit_cartridges.conversations.material import Material
 from lit_cartridges.errors import SettingError
 from lit_cartridges.init import InitContext, InitStrategy
+from lit_cartridges.models import resolve
 from lit_cartridges.models.base_weights import base_of
 
 # Added to the seed for conversations that an init strategy looks at: neither trained on nor validated on.
@@ -137,10 +140,14 @@ def cartridge_of(state: Mapping[str, Tensor], provenance: Provenance | None = No
 def _provenance(
     init: InitStrategy, material: Material | None, *, base_model: str, model: PreTrainedModel
 ) -> Provenance:
+    corpus: dict[str, Any] = {}
+    if material is not None:
+        corpus["corpus"] = {"name": material.corpus_name, "tokens": len(material.corpus_ids)}
     return Provenance(
         base_model=base_model,
         fingerprint=Fingerprint.of_config(model.config),
         base=base_of(model),
         init=init.describe(),
         corpus_sha256="" if material is None else material.corpus_sha256,
+        notes={"license": license_of(resolve(base_model))} | corpus,
     )

@@ -9,10 +9,12 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
-from lit_cartridges.callbacks import long_context_eval
+from lit_cartridges.callbacks import CartridgeCheckpoint, long_context_eval
 from lit_cartridges.callbacks.long_context_eval import LongContextEval
+from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.evals.evaluate import evaluate
+from lit_cartridges.evals.result_file import Evaluation
 from lit_cartridges.evals.systems import of_cartridge
 from tests.evals.words import Answered, WordTask
 from tests.tiny_run import (
@@ -89,6 +91,36 @@ def test_the_cartridge_beside_all_baselines_reaches_the_loggers(tmp_path, model_
     assert results["truncated_icl"].accuracy == results["icl"].accuracy
     values = [record["eval/cartridge/answer_log_likelihood"] for record in callback.history]
     assert len(set(values)) == 3, "the cartridge has moved"
+
+
+def test_the_run_keeps_figures_and_every_reply(tmp_path, model_folder, corpus):
+    callback = callback_of(name="mine/eval")
+    fit(tmp_path, model_folder, corpus, callback)
+    held = Evaluation.read(tmp_path / "evaluations" / "mine_eval.json")
+    assert held.results == tuple(callback.results.values()) and held.step == 5
+    assert (held.corpus, held.corpus_tokens, held.model) == ("corpus.txt", 120, model_folder)
+    assert all(len(result.replies) == len(callback.task.questions()) for result in held.results)
+
+
+@pytest.mark.parametrize(("every_n_steps", "saved_every"), [(5, 5), (2, 5), (3, 4)])
+def test_the_saved_cartridge_has_the_scores_of_its_own_step(
+    tmp_path, model_folder, corpus, every_n_steps, saved_every
+):
+    """Also where it was measured once more after it had been saved."""
+    callback = callback_of(every_n_steps=every_n_steps)
+    checkpoint = CartridgeCheckpoint(every_n_steps=saved_every)
+    fit(tmp_path, model_folder, corpus, callback, checkpoint, enable_checkpointing=True)
+    known = Cartridge.from_pretrained(tmp_path / "cartridge").provenance
+    assert known.steps == 5
+    scores = {one["system"]: one["accuracy"] for one in known.notes["scores"]}
+    assert scores == {name: result.accuracy for name, result in callback.results.items()}
+    assert "## Scores" in (tmp_path / "cartridge" / "README.md").read_text()
+
+
+def test_scores_of_another_step_are_not_the_cartridges(tmp_path, model_folder, corpus):
+    callback = callback_of(every_n_steps=2, at_end=False)
+    fit(tmp_path, model_folder, corpus, callback, CartridgeCheckpoint(), enable_checkpointing=True)
+    assert "scores" not in Cartridge.from_pretrained(tmp_path / "cartridge").provenance.notes
 
 
 def test_streams_are_measured_where_they_are_named(tmp_path, model_folder, corpus, asked):

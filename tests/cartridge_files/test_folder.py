@@ -228,45 +228,6 @@ def test_a_crash_between_the_files_leaves_a_whole_cartridge(tmp_path, monkeypatc
     assert torch.equal(back.tensors()[0][0], new.tensors()[0][0])
 
 
-def test_a_push_uploads_the_folder_that_save_pretrained_writes(cartridge, tmp_path, monkeypatch):
-    """Only the two calls that reach the network are replaced: no Hub answers where the tests run."""
-    calls = []
-
-    def upload_folder(api, *, repo_id, folder_path, **options):
-        for name in os.listdir(folder_path):
-            with open(os.path.join(folder_path, name), "rb") as file:
-                (tmp_path / name).write_bytes(file.read())
-        calls.append(("upload", repo_id, options))
-        return f"https://hub.example/{repo_id}/commit/1"
-
-    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", upload_folder)
-    monkeypatch.setattr(
-        "huggingface_hub.HfApi.create_repo",
-        lambda api, repo_id, **options: calls.append(("create", repo_id, api.token, options)),
-    )
-    address = cartridge.push_to_hub("me/mine", token="secret", private=True, commit_message="first")
-    assert address == "https://hub.example/me/mine/commit/1"
-    assert calls == [
-        ("create", "me/mine", "secret", {"exist_ok": True, "private": True}),
-        ("upload", "me/mine", {"commit_message": "first"}),
-    ]
-    assert {path.name for path in tmp_path.iterdir()} == FILES
-    assert Cartridge.from_pretrained(tmp_path).provenance == cartridge.provenance
-
-
-def test_a_name_that_is_no_folder_is_looked_up_on_the_hub(cartridge, tmp_path, monkeypatch):
-    cartridge.save_pretrained(tmp_path)
-    asked = []
-    monkeypatch.setattr(
-        "huggingface_hub.snapshot_download",
-        lambda repo, *, allow_patterns, **hub: (
-            asked.append((repo, sorted(allow_patterns), hub)) or str(tmp_path)
-        ),
-    )
-    assert Cartridge.from_pretrained("me/mine", revision="v1").provenance == cartridge.provenance
-    assert asked == [("me/mine", ["cartridge.json", "cartridge.safetensors"], {"revision": "v1"})]
-
-
 def test_a_name_that_is_neither_a_folder_nor_on_the_hub_is_named():
     with pytest.raises(CartridgeFileError, match="'runs/nothing' is no folder here, and the Hub"):
         Cartridge.from_pretrained("runs/nothing")

@@ -10,9 +10,10 @@ from markdown_it import MarkdownIt
 
 from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.cartridge import Cartridge, Fingerprint, Provenance
+from lit_cartridges.cartridge_files.facts import Score, license_of, with_scores
 from lit_cartridges.cartridge_files.model_card import markdown_text, model_card, python_text
 from lit_cartridges.conversations.renderer import ChatRenderer
-from lit_cartridges.models import load_model, load_tokenizer
+from lit_cartridges.models import load_model, load_tokenizer, resolve
 from lit_cartridges.pocket import World
 from lit_cartridges.text import text_ids
 
@@ -44,6 +45,12 @@ def card(*, place=".", **known):
     )
 
 
+def score(**known):
+    figures = {"accuracy": 0.875, "accuracy_standard_error": 0.01, "answer_log_likelihood": -0.5}
+    counts = {"num_questions": 40, "num_kv_tokens": 6}
+    return {"task": "facts", "system": "cartridge"} | figures | counts | known
+
+
 def code_of(text):
     (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
     return code
@@ -71,11 +78,8 @@ def test_a_hostile_name_stays_in_its_place(place, name):
     text, tame = card(**{place: name}), card()
     front, body = re.fullmatch(r"---\n(.*?)\n---\n(.*)", text, re.S).groups()
     known = yaml.safe_load(front)
-    assert known["tags"] == ["cartridge", "kv-cache"] and known.keys() <= {
-        "library_name",
-        "tags",
-        "base_model",
-    }
+    assert known["tags"] == ["cartridge", "kv-cache"]
+    assert known.keys() <= {"library_name", "tags", "base_model"}
     if place == "base_model" and "base_model" in known:
         assert known["base_model"] == name
     # Rendered with HTML and links allowed, it has the structure of any other card.
@@ -120,3 +124,75 @@ def test_a_revision_of_the_base_model_is_loaded():
 
 def test_a_card_on_the_hub_loads_from_there():
     assert 'Cartridge.from_pretrained("me/mine")' in code_of(card(place="me/mine"))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("place", ["corpus", "task", "setting"])
+def test_a_hostile_note_stays_in_its_place(place, name):
+    def noted(value):
+        known = {"corpus": "c", "task": "t", "setting": "s", place: value}
+        scores = [score(task=known["task"])]
+        notes = {"corpus": {"name": known["corpus"], "tokens": 60}, "settings": {"x": known["setting"]}}
+        return card(notes=notes | {"scores": scores, "license": "mit"})
+
+    reader = MarkdownIt("commonmark", {"html": True}).enable("table")
+    text, tame = noted(name), noted("plain")
+    front, body = re.fullmatch(r"---\n(.*?)\n---\n(.*)", text, re.S).groups()
+    assert yaml.safe_load(front).keys() == yaml.safe_load(tame.split("---\n")[1]).keys()
+    assert [t.type for t in reader.parse(body)] == [t.type for t in reader.parse(tame.split("---\n", 2)[2])]
+    assert "<script" not in text and "<img" not in text
+
+
+def test_the_card_tells_corpus_licence_compression_scores_and_settings():
+    baseline = score(system="icl", accuracy=1.0, num_kv_tokens=62)
+    notes = {
+        "corpus": {"name": "book.txt", "tokens": 63},
+        "license": "apache-2.0",
+        "settings": {"data.uses": 2},
+    }
+    text = card(notes=notes | {"scores": [baseline, score()]})
+    known = yaml.safe_load(text.split("---\n")[1])
+    (result,) = known["model-index"][0]["results"]
+    assert known["license"] == "apache-2.0" and result["metrics"][0]["value"] == 0.875
+    for fact in ("the corpus book.txt (63 tokens", "Compression: 10.5×", "| data.uses | 2 |"):
+        assert fact in text
+    rows = [line for line in text.splitlines() if line.startswith(("| cartridge", "| icl"))]
+    assert rows == [
+        "| cartridge | facts | 6 | 0.875 ± 0.010 | -0.500 | 40 |",
+        "| icl | facts | 62 | 1.000 ± 0.010 | -0.500 | 40 |",
+    ]
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        {"corpus": [1], "settings": 3, "scores": "x", "license": "MIT License\n---"},
+        {"corpus": {"name": None, "tokens": -4}, "scores": [{"task": "t"}, 7, score(accuracy="high")]},
+        {"scores": {"a": 1}, "license": ["mit"], "corpus": {"tokens": 2**70}},
+    ],
+)
+def test_notes_of_another_form_are_left_out(notes):
+    assert card(notes=notes) == card()
+
+
+def test_of_one_task_and_system_the_newer_score_stands():
+    first = with_scores(Provenance(notes={"a": 1}), [Score(**score()), Score(**score(task="other"))])
+    second = with_scores(first, [Score(**score(accuracy=0.5))])
+    assert second.notes["a"] == 1
+    assert [(one["task"], one["accuracy"]) for one in second.notes["scores"]] == [
+        ("facts", 0.5),
+        ("other", 0.875),
+    ]
+
+
+def test_the_licence_is_what_the_models_own_card_names(tmp_path):
+    assert license_of(resolve(POCKET)) == "apache-2.0"
+    for content, named in (
+        ("---\nlicense: MIT\n---\n", "mit"),
+        ("---\nlicense: [a]\n---\n", ""),
+        ("\x00", ""),
+        ("---\n{", ""),
+    ):
+        (tmp_path / "README.md").write_text(content)
+        assert license_of(tmp_path) == named
+    assert license_of(tmp_path / "nowhere") == license_of("some/model") == ""

@@ -33,8 +33,9 @@ RIGHT = {
     # Of a class below an option, where a list is no text.
     r"--(model\.init\.(map|reduce)_prompt|data\.source\.teacher\.(model|api_key_env)|task\.choices_field)": _ANY_WORDS,
     r"--trainer\.callbacks\.name": _ANY_WORDS,
-    r"--out|(demo|estimate) --json": "a missing file",
-    r"--data\.(source\.off_)?corpus|evaluate --corpus|estimate --recording": "a folder",
+    r"(evaluate|perplexity|passkey) --out|(demo|estimate) --json": "a missing file",
+    r"report --title": _ANY_TEXT,
+    r"--data\.(source\.off_)?corpus|evaluate --corpus|(estimate|report) --recording": "a folder",
     r"--(model\.)?(token|revision)": _ANY_TEXT,
     # Lists that may be empty.
     r"--(trainer\.(logger|callbacks|plugins)|cartridges)": "an empty list",
@@ -47,6 +48,7 @@ RIGHT = {
     r"--trainer\.(limit_(val|test|predict)_batches|gradient_clip_val)|--model\.final_lr_share": "zero|a fraction",
     r"--(data\.source\.(question|answer)_)?temperature|--data\.source\.teacher\.(backoff|server_down)_s": "zero|a fraction",
     r"--temperature": "zero|a fraction",
+    r"report --score": "zero",
     r"--(cascade|model\.init)\.ema_factor": "a fraction",
     r"--model\.(learning_rate|init\.(std|ridge))|--data\.source\.(min_mass|teacher\.timeout_s)": "a fraction",
     r"estimate --teacher_tokens_per_s|demo --share|compare-inits --compressions": "a fraction",

@@ -98,6 +98,7 @@ class Place:
             "passkey": {"--model": model, "--systems": "[cascade]", "--lengths": "[60]", **cascade},
             # Ends where all of the command's own options have been looked at.
             "compare-inits": {"--folder": f"{self.folder / 'compared'}", "--options.Nope.std": "1"},
+            "report": {"--out": f"{self.folder / 'page.html'}"},
             "demo": {"--folder": f"{self.folder / 'demo'}", "--corpus": corpus},
             "compose": {"--output": f"{self.folder / 'both'}"},
             "convert": {"--to": "peft"},
@@ -234,6 +235,9 @@ def command_line(
     base.pop(flag, None)
     rest = [f"{place.folder / 'cartridge'}"] if command in ("chat", "compose", "convert") else []
     rest += [f"{place.folder / 'out'}"] if command == "convert" else []
+    rest += (
+        [f"{place.folder}"] if command == "report" else []
+    )  # which holds a cartridge, as a run's folder does
     return [command, *rest, *(f"{name}={text}" for name, text in base.items()), f"{flag}={value}"]
 
 

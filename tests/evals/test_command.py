@@ -15,7 +15,9 @@ from lit_cartridges.commands.evaluate import evaluate_command
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.corpora.open_corpus import TextCorpus
 from lit_cartridges.evals.evaluate import evaluate
+from lit_cartridges.evals.result_file import Evaluation
 from lit_cartridges.evals.systems import icl
+from lit_cartridges.evals.tasks.task import EvalError
 from tests.evals.words import Answered, WordTask
 from tests.tiny_models import tiny_model
 from tests.tiny_run import save_corpus, tokenizer
@@ -62,9 +64,24 @@ def test_cartridges_and_baselines_in_one_table_and_one_file(tmp_path, model_fold
     assert report["model"] == model_folder and report["task"] == "WordTask"
     assert [result["system"] for result in report["results"]] == names
     assert len(report["results"][0]["replies"]) == 7
+    assert Evaluation.read(tmp_path / "new" / "report.json").results == tuple(results)
+    assert (report["corpus"], report["corpus_tokens"]) == ("corpus.txt", len(ids))
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.json"], (
         "written beside, then renamed"
     )
+
+
+def test_scores_are_written_on_the_cards_of_folders(tmp_path, model_folder, corpus):
+    mine = save_cartridge(tmp_path / "mine", model_folder)
+    options = {"task": WordTask(), "corpus": corpus, "max_new_tokens": 3, "progress": False, "on_card": True}
+    results = evaluate_command(cartridges=[f"x={mine}"], systems=["icl"], **options)
+    scores = Cartridge.from_pretrained(mine).provenance.notes["scores"]
+    assert [(one["system"], one["answer_log_likelihood"]) for one in scores] == [
+        ("cartridge", results[0].answer_log_likelihood),
+        ("icl", results[1].answer_log_likelihood),
+    ]
+    with pytest.raises(EvalError, match="on_card=true needs folders"):
+        evaluate_command(cartridges=["some/where"], **options)
 
 
 def test_icl_that_does_not_fit_is_left_out_and_said_so(tmp_path, model_folder, capsys):

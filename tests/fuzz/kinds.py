@@ -20,6 +20,7 @@ from lit_cartridges.conversations.parquet import read_conversations
 from lit_cartridges.conversations.recording import Recording
 from lit_cartridges.conversations.tokenizer_check import RecordingError
 from lit_cartridges.corpora.open_corpus import CorpusError, open_corpus
+from lit_cartridges.evals.result_file import Evaluation, EvaluationFileError
 from lit_cartridges.evals.tasks.longhealth import LongHealth, LongHealthCorpus
 from lit_cartridges.evals.tasks.question_file import QuestionFile
 from lit_cartridges.evals.tasks.task import EvalError
@@ -182,6 +183,10 @@ def _questions(path: Path) -> str:
     return repr([(q.prompt.encode(), q.answer.encode(), q.choices) for q in questions])
 
 
+def _evaluation(path: Path) -> str:
+    return repr(Evaluation.read(path))
+
+
 def _longhealth(path: Path) -> str:
     return repr(LongHealth(path=path).questions()) + LongHealthCorpus(path=path).sha256
 
@@ -194,6 +199,16 @@ _QUESTIONS = [
 ]
 _ASKED = {"question": "q", "correct": "o2", **{f"answer_{x}": f"o{i}" for i, x in enumerate("abcde")}}
 _PATIENT = {"name": "A", "birthday": "b", "diagnosis": "d", "texts": {"t": "w1"}, "questions": [_ASKED]}
+_REPLY = {"prompt": "w1", "answer": "w2", "reply": "w3", "right": False, "log_likelihood": -0.5}
+_RESULT = {
+    "system": "cartridge",
+    "task": "t",
+    "accuracy": 0.5,
+    "accuracy_standard_error": 0.1,
+    "replies": [_REPLY],
+}
+_RESULT |= {"answer_log_likelihood": -1.5, "seconds_per_answer": 0.1, "prefill_s": 0.0, "batch_size": 4}
+_EVALUATION = {"task": "t", "results": [_RESULT | {"num_kv_tokens": 8, "kv_bytes": 64, "num_questions": 1}]}
 _MARKDOWN = "---\na: b\n---\n# w1\nw2\n```\n# no\n```\n# w3\nw4\n"
 
 _BYTES = (spoil.spoil_bytes,)
@@ -286,6 +301,7 @@ KINDS: tuple[Kind, ...] = (
         "questions .jsonl", ".jsonl", "\n".join(map(json.dumps, _QUESTIONS)), _questions, EvalError, _LINES
     ),
     _text("LongHealth", ".json", json.dumps({"patient_01": _PATIENT}), _longhealth, ValueError, _JSON),
+    _text("evaluation", ".json", json.dumps(_EVALUATION), _evaluation, EvaluationFileError, _JSON),
     Kind(
         "checkpoint",
         _checkpoint,

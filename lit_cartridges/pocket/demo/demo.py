@@ -9,12 +9,12 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lit_cartridges.optional import require_modules
 from lit_cartridges.pocket.demo.plan import DemoText, make_runs, make_texts
-from lit_cartridges.pocket.demo.report import html_report, table
+from lit_cartridges.pocket.demo.report import page_facts, table
 from lit_cartridges.pocket.demo.scoring import Row, Scorer
 from lit_cartridges.pocket.demo.training import Trained, train_all
 from lit_cartridges.pocket.text_task import pocket_text
+from lit_cartridges.report.page import write_page
 from lit_cartridges.runs.atomic_files import write_atomically
 from lit_cartridges.settings import (
     NonNegativeInt,
@@ -63,11 +63,9 @@ def run_demo(settings: DemoSettings) -> list[Row]:
 
     Raises:
         EvalError: the user's corpus is not in the pocket language; the message names the words.
-        MissingExtraError: nothing could draw the report.
         RuntimeError: a training failed.
     """
     begun = time.perf_counter()
-    require_modules("matplotlib")
     if settings.corpus is not None:
         pocket_text(settings.corpus)
     _clear_if_changed(settings)
@@ -83,8 +81,10 @@ def run_demo(settings: DemoSettings) -> list[Row]:
     print(f"Training {len(runs)} cartridges of {told}, {settings.processes} at a time …")
     trained = train_all(runs, processes=settings.processes)
     print("Asking every system the held-out questions …")
-    rows = Scorer().rows(texts, trained)
-    _write(settings, rows, trained, total_s=time.perf_counter() - begun)
+    scorer = Scorer()
+    rows = scorer.rows(texts, trained)
+    scorer.score_chunks(trained)
+    _write(settings, texts, rows, trained, total_s=time.perf_counter() - begun)
     print()
     print(table(rows))
     folder = printable_line(settings.folder)
@@ -120,7 +120,9 @@ def _clear_if_changed(settings: DemoSettings) -> None:
     write_atomically(file, json.dumps(asked, indent=2).encode())
 
 
-def _write(settings: DemoSettings, rows: list[Row], trained: list[Trained], *, total_s: float) -> None:
+def _write(
+    settings: DemoSettings, texts: list[DemoText], rows: list[Row], trained: list[Trained], *, total_s: float
+) -> None:
     figures = {
         "rows": [row.as_dict() for row in rows],
         "runs": [
@@ -140,7 +142,11 @@ def _write(settings: DemoSettings, rows: list[Row], trained: list[Trained], *, t
     if settings.json_path is not None:
         settings.json_path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(settings.json_path, text)
-    replies = {row.result.system: row.result.replies for row in rows}
-    write_atomically(
-        settings.folder / "report.html", html_report(rows, trained, replies, total_s=total_s).encode()
+    count = {1: "a text", 3: "three texts"}[len(texts)]
+    write_page(
+        page_facts(rows, trained, texts),
+        settings.folder / "report.html",
+        title=f"Cartridges of {count}, on the bundled model",
+        intro=f"All of this took {total_s:.0f} seconds. Accuracy is on held-out questions: greedy answers, exact value; "
+        "s.e. is its standard error.",
     )

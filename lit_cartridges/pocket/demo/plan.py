@@ -56,6 +56,13 @@ class Run:
     max_steps: int
     folder: Path
 
+    @property
+    def recording(self) -> Path | None:
+        """Cartridges of one text share its conversations: the first run that needs a group writes it."""
+        if self.recipe.endswith("next_token.yaml"):
+            return None
+        return self.folder.parent / f"conversations_{self.text.name}"
+
     def arguments(self) -> list[str]:
         """The command line after ``lit-cartridges``."""
         curve = {
@@ -80,9 +87,8 @@ class Run:
             "model.num_tokens": str(self.num_tokens),
             "data.corpus": str(self.text.path),
         }
-        if not self.recipe.endswith("next_token.yaml"):
-            # Cartridges of one text share its conversations: the first run that needs a group writes it.
-            options["data.source.recording"] = str(self.folder.parent / f"conversations_{self.text.name}")
+        if self.recording is not None:
+            options["data.source.recording"] = str(self.recording)
         return ["fit", *(f"--{name}={value}" for name, value in options.items())]
 
 

@@ -29,12 +29,15 @@ from lit_cartridges.init import FirstTokens, InitContext
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.pocket.demo.plan import DemoText
 from lit_cartridges.pocket.demo.training import Trained
+from lit_cartridges.report.chunk_scores import score_chunks, spread, write_scores
+from lit_cartridges.report.gathering import gather_run
 from lit_cartridges.text import text_ids
 
 MODEL = "package:lit_cartridges.pocket/model"
 # Positions that the bundled model was trained to read a corpus at; its config allows more than it has learnt.
 TRAINED_CONTEXT_TOKENS = 2048
 _MAX_NEW_TOKENS = 16
+_SCORED_CONVERSATIONS = 300
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,14 @@ class Scorer:
                 system = of_cartridge(one.run.name, self._cartridge(one), self.model)
                 rows.append(self.score(system, text, one.training_s + shared))
         return rows + self._composed(trained)
+
+    def score_chunks(self, trained: Sequence[Trained]) -> None:
+        """Keep beside each run what its cartridge loses on conversations about each chunk, for the page."""
+        for one in trained:
+            known = gather_run(one.run.folder, recording=one.run.recording)
+            conversations = spread(known.conversations, _SCORED_CONVERSATIONS)
+            scores = score_chunks(self.model, self.renderer, self._cartridge(one), conversations)
+            write_scores(one.run.folder, scores)
 
     def _baselines(self, text: DemoText, *, first_tokens: int) -> list[Row]:
         ids = torch.tensor(text_ids(self.tokenizer, text.path.read_text())).numpy()
