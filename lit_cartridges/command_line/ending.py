@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from lit_cartridges.command_line.given import as_typed, given_settings
-from lit_cartridges.optional import hint
 from lit_cartridges.errors import SettingError, is_ours, raised_by
+from lit_cartridges.optional import hint
 
 DEBUG = "--debug"
 _MOST_CHARACTERS = 2000

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from lit_cartridges.data.batch import Example, PackedBatch, pack
+from lit_cartridges.data.batch import PackedBatch, pack
+from lit_cartridges.data.sources.example import Example
 from lit_cartridges.data.sources.example_source import ExampleSource
 from lit_cartridges.errors import SettingError
 
