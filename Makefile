@@ -26,7 +26,7 @@ VLLM := $(VENV)-vllm
 NEWEST := $(VENV)-newest
 INSTALLED := build/installed
 
-.PHONY: help install install-deepspeed install-vllm demo test test-distributed test-faults test-gpu test-newest test-vllm install-slurm test-slurm fuzz lint format typecheck api bench clean
+.PHONY: help install install-deepspeed install-vllm demo test test-distributed test-faults test-gpu test-newest test-vllm install-slurm test-slurm fuzz lint format typecheck api help-texts bench clean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -113,6 +113,9 @@ format: $(STAMP) ## format the code and mend what ruff can mend
 
 # mypy reads files, not import hooks, so that it knows callbacks/ and recipes/ as lit_cartridges.callbacks and
 # lit_cartridges.recipes only where the package is really installed. Paths in its messages are turned back into ours.
+help-texts: $(STAMP) ## render the help of the commands whose parsers need torch anew, after a change of their options
+	$(PY) -m lit_cartridges.commands.rendered
+
 typecheck: $(STAMP) ## install the package into build/, compare its files with the source, and run mypy on it
 	@rm -rf build
 	@$(PY) -m pip install --quiet --no-deps --no-build-isolation --no-compile --target $(INSTALLED) .

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from jsonargparse import capture_parser
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -30,13 +31,13 @@ from lit_cartridges.callbacks import (
     TextSamples,
     ThroughputMonitor,
 )
+from lit_cartridges.command_line import TRAINER_COMMANDS
 from lit_cartridges.command_line.config_files import installed, require_config_files
 from lit_cartridges.command_line.ending import causes, one_line
 from lit_cartridges.command_line.given import given_settings
 from lit_cartridges.command_line.optimizers import use_optimizer
 from lit_cartridges.command_line.outcome import outcome
-from lit_cartridges.command_line.own_classes import own_class, with_classes
-from lit_cartridges.command_line.parsers import TrainerParser
+from lit_cartridges.command_line.own_classes import TrainerParser, own_class, with_classes
 from lit_cartridges.command_line.trainer_settings import blamed, require_trainer
 from lit_cartridges.data import SelfStudy, SelfStudyDataModule
 from lit_cartridges.errors import SettingError, is_ours
@@ -115,6 +116,9 @@ class CartridgeCLI(LightningCLI):
         first = next(iter(options.get("args") or ()), "")
         self._args = list(options.get("args") or ())
         self._asked = first if first in LightningCLI.subcommands() else None
+        if self._asked:  # the usage of Lightning's parser is a page with every option
+            usage = f"lit-cartridges {first} --config RECIPE [options]"
+            options["parser_kwargs"][first] = {"usage": usage, "description": TRAINER_COMMANDS[first]}
         super().__init__(*args, **options)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
@@ -334,3 +338,10 @@ def _require_checkpoint(name: str, path: Path) -> None:
             "auto, never, or a checkpoint" if name == "resume" else "a checkpoint, such as last.ckpt of a run"
         )
         raise SettingError(f"{why}; give {mend}", {name: str(path)})
+
+
+def trainer_parser(name: str) -> TrainerParser:
+    """The parser of ``fit``, ``validate``, ``test`` or ``predict``."""
+    parser: Any = capture_parser(lambda: CartridgeCLI.run_with([name]))
+    found: TrainerParser = parser._subcommands_action._name_parser_map[name]
+    return found

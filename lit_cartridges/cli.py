@@ -1,7 +1,7 @@
 """The ``lit-cartridges`` command.
 
 ``fit``, ``validate``, ``test`` and ``predict`` are LightningCLI's, over `LitCartridge` and `SelfStudyDataModule`;
-the others are functions of `lit_cartridges.commands`, whose arguments become options.
+the others are functions of `lit_cartridges.commands`, whose parameters are the options.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from lit_cartridges.command_line import TRAINER_COMMANDS
 from lit_cartridges.command_line.ending import DEBUG, command, one_line
-from lit_cartridges.commands import COMMANDS, TRAINER_COMMANDS, load_command, summaries
+from lit_cartridges.command_line.parser_errors import choices
+from lit_cartridges.commands import COMMANDS, run, summaries
+from lit_cartridges.commands.rendered import rendered_help
 from lit_cartridges.terminal import guard_terminal
 
 
@@ -28,20 +31,21 @@ def main(args: Sequence[str] | None = None) -> None:
 
         print(__version__)
         return
-    if name not in (*TRAINER_COMMANDS, *COMMANDS):
-        told = one_line(f"lit-cartridges: there is no command {name!r}; ")
-        print(f"{told} {', '.join((*TRAINER_COMMANDS, *COMMANDS))}", file=sys.stderr)
+    if name not in (known := (*TRAINER_COMMANDS, *COMMANDS)):
+        told = f"lit-cartridges: there is no command {name!r}; {choices(name, known)}"
+        print(one_line(told), file=sys.stderr)
         raise SystemExit(2)
     argv.remove(name)
     _quiet()
     with command(f"lit-cartridges {name}", argv) as left:
+        if (text := rendered_help(name, left)) is not None:
+            print(text, end="")
+            return
         if name in TRAINER_COMMANDS:
-            from lit_cartridges.cartridge_cli import CartridgeCLI
+            import lit_cartridges.cartridge_cli  # noqa: F401
 
             _quiet()  # once more: Lightning, imported just now, has turned its hints on
-            CartridgeCLI.run_with([name, *left])
-        else:
-            load_command(name)(left)
+        run(name, left)
 
 
 def _overview() -> str:

@@ -18,14 +18,14 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from lit_cartridges.command_line.ending import run_command
-from lit_cartridges.command_line.parsers import CommandParser, option
+from lit_cartridges.command_line.functions import run_function
 from lit_cartridges.conversations.recording import Recording
 from lit_cartridges.evals.statistics import Mean, with_error
 from lit_cartridges.evals.table import aligned
 from lit_cartridges.pocket.questions import read
 from lit_cartridges.pocket.two_places import TwoPlacesCorpus
 from lit_cartridges.runs.run_metrics import read_metrics
-from lit_cartridges.settings import Count, PositiveInt, Processes, WriteFolder
+from lit_cartridges.settings import Count, PositiveInt, Processes, WriteFolder, checked
 from lit_cartridges.strategies.training_processes import train_all
 
 _RECIPE = "pocket_two_places.yaml"
@@ -144,31 +144,38 @@ def conversation_figures(run: TaughtRun) -> dict[str, float]:
 def main(args: list[str] | None = None) -> None:
     """Trains what is not yet trained, prints the table, and writes all figures."""
     prog = "python -m pocket_lab.compare_teachers"
-    run_command(prog, sys.argv[1:] if args is None else args, _main)
+    run_command(
+        prog,
+        sys.argv[1:] if args is None else args,
+        lambda left: run_function(compare_teachers, left, prog=prog),
+    )
 
 
-def _main(args: list[str]) -> None:
-    parser = CommandParser(description=__doc__)
-    parser.add_argument("--seeds", type=option(Count), default=3, help="corpora (default: %(default)s)")
-    parser.add_argument(
-        "--steps", type=option(PositiveInt), default=300, help="optimizer steps (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--folder", type=option(WriteFolder), default=Path("runs/two_places"), help="(default: %(default)s)"
-    )
-    parser.add_argument(
-        "--processes", type=option(Processes), default=1, help="trainings at a time (default: %(default)s)"
-    )
-    given = parser.parse_args(args)
+@checked
+def compare_teachers(
+    *,
+    seeds: Count = 3,
+    steps: PositiveInt = 300,
+    folder: WriteFolder = Path("runs/two_places"),
+    processes: Processes = 1,
+) -> None:
+    """Cartridges of teachers with and without a cartridge of the whole corpus.
+
+    Args:
+        seeds: corpora.
+        steps: optimizer steps.
+        folder: for runs and figures.
+        processes: trainings at a time.
+    """
     runs = [
-        TaughtRun(teacher=teacher, seed=seed, max_steps=given.steps, base=given.folder)
+        TaughtRun(teacher=teacher, seed=seed, max_steps=steps, base=folder)
         for teacher in TEACHERS
-        for seed in range(given.seeds)
+        for seed in range(seeds)
     ]
-    train_all(runs, processes=given.processes)
+    train_all(runs, processes=processes)
     figures = {run.name: run.figures() for run in runs}
     print("\n" + aligned(table(runs, figures)))
-    (given.folder / "teachers.json").write_text(json.dumps(figures, indent=1) + "\n")
+    (folder / "teachers.json").write_text(json.dumps(figures, indent=1) + "\n")
 
 
 def table(runs: Sequence[TaughtRun], figures: dict[str, dict[str, float]]) -> list[list[str]]:

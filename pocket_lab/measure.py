@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
+from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 
 from lit_cartridges.command_line.ending import run_command
-from lit_cartridges.command_line.parsers import CommandParser, option
+from lit_cartridges.command_line.functions import run_function
 from lit_cartridges.evals.statistics import share_error
 from lit_cartridges.pocket import SEED_PROMPTS, World, model_path
 from lit_cartridges.pocket.questions import read
 from lit_cartridges.pocket.tokenizer import words
-from lit_cartridges.settings import Count, ReadModelFolder, WriteJsonName
+from lit_cartridges.settings import Count, ReadModelFolder, WriteJsonName, checked
 from pocket_lab.card import write_card
 from pocket_lab.reader import Reader
 
@@ -128,29 +128,41 @@ def measure(reader: Reader, num_questions: int, quick: bool = False) -> dict[str
 
 def main(args: list[str] | None = None) -> None:
     """Prints the figures, and writes them where asked."""
-    run_command("python -m pocket_lab.measure", sys.argv[1:] if args is None else args, _main)
-
-
-def _main(args: list[str]) -> None:
-    parser = CommandParser(description=__doc__)
-    parser.add_argument(
-        "--model", type=option(ReadModelFolder), help="folder of the model (default: the bundled one)"
+    prog = "python -m pocket_lab.measure"
+    run_command(
+        prog,
+        sys.argv[1:] if args is None else args,
+        lambda left: run_function(measure_command, left, prog=prog),
     )
-    parser.add_argument("--questions", type=option(Count), default=600, help="questions per corpus length")
-    parser.add_argument("--quick", action="store_true", help="fewer self-study chunks")
-    parser.add_argument("--card", action="store_true", help="write the model's card into its folder")
-    parser.add_argument("--json", type=option(WriteJsonName), help="file for the figures")
-    given = parser.parse_args(args)
+
+
+@checked
+def measure_command(
+    *,
+    model: ReadModelFolder | None = None,
+    questions: Count = 600,
+    quick: bool = False,
+    card: bool = False,
+    json: WriteJsonName | None = None,
+) -> None:
+    """All figures of the model's card.
+
+    Args:
+        model: its folder; the bundled one by default.
+        questions: per corpus length.
+        quick: fewer self-study chunks.
+        card: write the model's card into its folder.
+        json: file for the figures.
+    """
     start = time.perf_counter()
-    reader = load(given.model)
-    report = measure(reader, given.questions, given.quick)
+    reader = load(model)
+    report = measure(reader, questions, quick)
     report["seconds"] = round(time.perf_counter() - start, 1)
     print(f"{report['seconds']} s")
-    if given.card:
-        write_card(Path(given.model or model_path()), report, reader.model, len(words()))
-    if given.json:
-        with open(given.json, "w", encoding="utf-8") as file:
-            json.dump(report, file, indent=2)
+    if card:
+        write_card(Path(model or model_path()), report, reader.model, len(words()))
+    if json:
+        Path(json).write_text(dumps(report, indent=2), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -270,4 +270,7 @@ def test_an_unknown_command_is_named(capsys):
     with pytest.raises(SystemExit) as end:
         main(["train"])
     assert end.value.code == 2
-    assert "no command 'train'" in capsys.readouterr().err
+    assert "no command 'train'; there are fit, validate," in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["evalute"])
+    assert "no command 'evalute'; did you mean evaluate? there are" in capsys.readouterr().err

@@ -76,8 +76,10 @@ def options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def plain_key(key: str) -> str:
-    """Without what only files and jsonargparse write: ``model.init.init_args.std`` is ``model.init.std``."""
-    return ".".join(part for part in key.rstrip("+").split(".") if part not in ("init_args", "dict_kwargs"))
+    """Without what only files, Python and jsonargparse write: ``model.init.init_args.std`` is ``model.init.std``, and ``from_``
+    is ``from``."""
+    parts = (part.rstrip("_") for part in key.rstrip("+").split("."))
+    return ".".join(part for part in parts if part not in ("init_args", "dict_kwargs"))
 
 
 def as_typed(message: str, given: Sequence[Given]) -> str:

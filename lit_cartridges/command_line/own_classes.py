@@ -13,12 +13,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml  # type: ignore[import-untyped]
+from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_cartridges.command_line.given import CONFIG_FLAGS, options
+from lit_cartridges.command_line.parsers import OneLineParser
 from lit_cartridges.errors import SettingError
 
 T = TypeVar("T")
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+class TrainerParser(OneLineParser, LightningArgumentParser):
+    """LightningCLI's; a recipe may name a class of one's own for the model and the data."""
+
+    def _load_config_parser_mode(self, content: str, *args: Any, **kwargs: Any) -> Any:
+        return super()._load_config_parser_mode(flattened(content, ("model", "data")), *args, **kwargs)
 
 
 def own_class(key: str, base: type[T], args: Sequence[str]) -> tuple[type[T], list[str]]:

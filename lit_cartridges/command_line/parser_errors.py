@@ -1,4 +1,4 @@
-"""One line out of what jsonargparse and argparse say of a wrong setting, which may be a page.
+"""One line out of what jsonargparse says of a wrong setting, which may be a page.
 
 jsonargparse nests what it says: under a key the types that it has tried, under a class the key of its option, and so on,
 each indented. The deepest is what went wrong; the keys on the way there are the setting's name.
@@ -9,13 +9,12 @@ from __future__ import annotations
 import builtins
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from lit_cartridges.errors import sentence
 from lit_cartridges.settings.checked import described, type_hints
 
 _KEY = re.compile(r'(?:Parser key|Validation failed for key|Key) "([^"]*)"(?: is required.*)?:?\s*')
@@ -24,7 +23,7 @@ _NOISE = re.compile(
     r"Does not validate against any|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Validation failed|"
     r"Expected a path but"
 )
-_MOST_NAMES = 14
+_MOST_NAMES = 40
 
 
 def condensed(message: str, roots: Mapping[str, Any], flags: Iterable[str] = ()) -> str:
@@ -93,18 +92,16 @@ def _explained(key: str, leaf: str, message: str, owner: str | None, roots: Mapp
     ):
         leaf = named[1]
     if base is not None and leaf.startswith("Expected an instantiatable class"):
-        return f"--{key}: must be given; {_choices('', _known_classes(base))}"
-    value = _told_value(leaf)
+        return f"--{key}: must be given; {choices('', _known_classes(base))}"
+    value = _told_value(leaf) or _told_value(message)
     if base is not None and re.match(
         r"Expected a dot import path|Import path|No module|Unable to import|Unexpected import", leaf
     ):
-        return f"{key}={value}: there is no such {base.__name__}; {_choices(value, _known_classes(base))}"
+        return f"{key}={value}: there is no such {base.__name__}; {choices(value, _known_classes(base))}"
     if hint is not None and leaf.startswith("Expected a"):
         literal = described(hint)
-        close = (
-            get_close_matches(value, re.findall(r"\w+", literal), 1) if literal.startswith("one of") else []
-        )
-        return f"{key}={value} must be {literal}" + (f"; did you mean {close[0]}?" if close else "")
+        close = _nearest(value, re.findall(r"\w+", literal)) if literal.startswith("one of") else ""
+        return f"{key}={value} must be {literal}" + (f"; did you mean {close}?" if close else "")
     if expected := re.findall(r"Expected a <class '(\w+)'>", message):
         nouns = dict.fromkeys(described(vars(builtins).get(name, type(None))) for name in expected)
         return f"{key}={value} must be {', or '.join(nouns)}"
@@ -113,8 +110,8 @@ def _explained(key: str, leaf: str, message: str, owner: str | None, roots: Mapp
 
 
 def _told_value(leaf: str) -> str:
-    found = re.search(r"Got value: (.*)|path string: (.*)", leaf)
-    return (found[1] or found[2] or "''").strip() if found else ""
+    found = re.search(r"(?:Got value|path string|Given value): (.*)", leaf)
+    return (found[1] or "''").strip() if found else ""
 
 
 def _hint(key: str, owner: str | None, roots: Mapping[str, Any]) -> Any:
@@ -173,38 +170,46 @@ def _no_such_option(name: str, owner: Any) -> str:
     names = [parameter.name for parameter in known]
     if not names:
         return f"{owner.__name__} has no options"
-    return f"{owner.__name__} has no such option; {_choices(name, names)}"
+    return f"{owner.__name__} has no such option; {choices(name, names)}"
 
 
 def _unknown_option(argument: str, flags: Iterable[str]) -> str:
     flag = argument.partition("=")[0]
     if not flag.startswith("-"):
         return f"{argument!r}: there is no such argument; options begin with --"
-    known = [one for one in flags if one.startswith("--")]
-    close = get_close_matches(flag, known, 1, cutoff=0.6)
-    if not close:
-        last = flag.rpartition(".")[2].lstrip("-")
-        close = [one for one in known if one.rpartition(".")[2].lstrip("-") == last][:1]
-    mend = f"did you mean {close[0]}?" if close else "--help lists those that there are"
+    known = sorted(one for one in flags if one.startswith("--") and not one.endswith((".help", "+")))
+    group, dot, name = flag.rpartition(".")
+    beside = [one.rpartition(".")[2] for one in known if dot and one.rpartition(".")[0] == group]
+    same = [one for one in known if one.rpartition(".")[2].lstrip("-") == name.lstrip("-")]
+    if close := _nearest(name, beside):
+        mend = f"did you mean {group}.{close}?"
+    elif beside and not same:
+        mend = choices(name, beside)
+    elif close := next(iter(same), _nearest(flag, known)):
+        mend = f"did you mean {close}?"
+    else:
+        mend = "--help lists those that there are"
     return f"{flag}: there is no such option; {mend}"
 
 
-def _choices(name: str, known: list[str]) -> str:
-    if close := get_close_matches(name.rpartition(".")[2], known, 1):
-        mean = f"did you mean {close[0]}? "
-    else:
-        mean = ""
+def choices(name: str, known: Sequence[str]) -> str:
+    """What may stand in the place of a wrong name, the nearest first."""
+    close = _nearest(name.rpartition(".")[2], known)
+    mean = f"did you mean {close}? " if close else ""
     rest = "" if len(known) <= _MOST_NAMES else ", …"
     return f"{mean}there are {', '.join(known[:_MOST_NAMES])}{rest}"
 
 
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """The most alike, or one that begins with the name; none where all are far."""
+    close = get_close_matches(name, known, 1) or [
+        one for one in known if name and one.lower().startswith(name.lower())
+    ]
+    return close[0] if close else ""
+
+
 def _plain(flag: str, reason: str) -> str:
     """Of argparse."""
-    if found := re.match(r"('.*?'|\".*?\"): (.*)", reason, re.DOTALL):  # from a type= of ours
-        return sentence(f"{flag}={found[1].strip(chr(39))}", found[2])
-    if found := re.match(r"invalid choice: (.*) \(choose from (.*)\)", reason):
-        known = [name.strip(" '") for name in found[2].split(",")]
-        return f"{flag}={found[1]}: {_choices(found[1].strip(chr(39)), known)}"
     return f"{flag}: {'needs a value' if reason.startswith('expected ') else reason}"
 
 

@@ -1,4 +1,7 @@
-"""The commands beside LightningCLI's, one file each; a command is a function from its arguments to nothing."""
+"""The commands beside LightningCLI's, one file each: NAME.py has ``NAME_command``, whose parameters are the options.
+
+These files import what is heavy inside the function: help, completion and refused options must not wait for torch.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,8 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.resources import files
 
-TRAINER_COMMANDS = {
-    "fit": "Train a cartridge by a recipe.",
-    "validate": "Score a trained cartridge on held-out conversations of its recipe.",
-    "test": "The same, under Lightning's name for the final score.",
-    "predict": "Losses of a trained cartridge, token by token.",
-}
+from lit_cartridges.command_line import TRAINER_COMMANDS
+
 COMMANDS = (
     "estimate",
     "synthesize",
@@ -27,21 +26,35 @@ COMMANDS = (
     "demo",
     "recipes",
     "slurm",
+    "completion",
 )
 
 
-def load_command(name: str) -> Callable[[list[str]], object]:
+def load_command(name: str) -> Callable[..., object]:
     """The function of one of `COMMANDS`, which is imported now and not before."""
-    command: Callable[[list[str]], object] = import_module(f"{__name__}.{name.replace('-', '_')}").main
+    module = name.replace("-", "_")
+    command: Callable[..., object] = getattr(import_module(f"{__name__}.{module}"), f"{module}_command")
     return command
+
+
+def run(name: str, args: list[str]) -> None:
+    """Run the command of this name."""
+    if name in TRAINER_COMMANDS:
+        from lit_cartridges.cartridge_cli import CartridgeCLI
+
+        CartridgeCLI.run_with([name, *args])
+    else:
+        from lit_cartridges.command_line.functions import run_function
+
+        run_function(load_command(name), args, prog=f"lit-cartridges {name}")
 
 
 def summaries() -> dict[str, str]:
     """What each command does, in a line: read off its source, since importing all would take seconds."""
     told = dict(TRAINER_COMMANDS)
     for name in COMMANDS:
-        source = files(__name__).joinpath(f"{name.replace('-', '_')}.py").read_text()
-        body = ast.parse(source).body
-        main = next(x for x in body if isinstance(x, ast.FunctionDef) and x.name == "main")
-        told[name] = (ast.get_docstring(main) or "").splitlines()[0]
+        module = name.replace("-", "_")
+        body = ast.parse(files(__name__).joinpath(f"{module}.py").read_text()).body
+        command = next(x for x in body if isinstance(x, ast.FunctionDef) and x.name == f"{module}_command")
+        told[name] = (ast.get_docstring(command) or "").splitlines()[0]
     return told

@@ -2,60 +2,49 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from json import dumps
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from lit_cartridges.command_line.parsers import CommandParser, option
-from lit_cartridges.settings import PositiveFloat, ReadPath, WriteJson
+from lit_cartridges.settings import PositiveFloat, ReadPath, WriteJson, checked
 from lit_cartridges.terminal import printable_line
 
+ChipName = Literal["auto", "cpu", "h200", "h100", "a100", "a100-40gb", "l40s", "l4"]
+"""`lit_cartridges.estimates.chips.CHOICES`, which needs torch."""
 
-def main(args: list[str]) -> None:
+
+@checked
+def estimate_command(
+    *,
+    chip: ChipName = "auto",
+    recording: ReadPath | None = None,
+    teacher_tokens_per_s: PositiveFloat | None = None,
+    json: WriteJson | None = None,
+    fit_arguments: Sequence[str] = (),
+) -> None:
     """Say what a recipe's run will need in memory, hours and bytes, without starting it.
 
     Reads configs, tokenizer and corpus, and no weights. Says what it assumes, and what it does not know.
-    """
-    from lit_cartridges.estimates.chips import AUTO, CHOICES
 
-    parser = CommandParser(
-        prog="lit-cartridges estimate",
-        description=main.__doc__,
-        epilog="All other options are those of fit: --config RECIPE, --data.corpus PATH, --model.model NAME, …",
-    )
-    parser.add_argument(
-        "--chip",
-        choices=CHOICES,
-        default=AUTO,
-        help="what it shall run on; auto measures this machine for a second (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--recording",
-        type=option(ReadPath),
-        help="conversations whose lengths are taken, such as synthesize writes (default: those in the run's folder)",
-    )
-    parser.add_argument(
-        "--teacher_tokens_per_s",
-        type=option(PositiveFloat),
-        help="what an OpenAITeacher's servers generate, all together",
-    )
-    parser.add_argument(
-        "--json", type=option(WriteJson), metavar="PATH", help="write all figures to this file"
-    )
-    ours, rest = parser.parse_known_args(args)
+    All other options are those of fit: --config RECIPE, --data.corpus PATH, --model.model NAME, …
+
+    Args:
+        chip: what it shall run on; auto measures this machine for a second.
+        recording: conversations whose lengths are taken, such as synthesize writes; by default those in the run's folder.
+        teacher_tokens_per_s: what an OpenAITeacher's servers generate, all together.
+        json: write all figures to this file.
+    """
     told = estimate_recipe(
-        rest,
-        chip=ours.chip,
-        recording=ours.recording,
-        teacher_tokens_per_s=ours.teacher_tokens_per_s,
+        list(fit_arguments), chip=chip, recording=recording, teacher_tokens_per_s=teacher_tokens_per_s
     )
     print(told_as_text(told))
-    if ours.json is not None:
+    if json is not None:
         from lit_cartridges.runs.atomic_files import write_atomically
 
-        Path(ours.json).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(ours.json), (json.dumps(told, indent=2) + "\n").encode())
+        Path(json).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(json), (dumps(told, indent=2) + "\n").encode())
 
 
 def estimate_recipe(

@@ -13,7 +13,6 @@ import lit_cartridges.evals  # noqa: F401  tasks can then be named without their
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.cartridge_files.facts import with_scores
 from lit_cartridges.cascade.options import DEFAULT_CASCADE, CascadeOptions
-from lit_cartridges.command_line.parsers import run_function
 from lit_cartridges.commands.measuring import left_out_where_too_long, require_sizes
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
@@ -223,8 +222,3 @@ def _load_cartridges(given: Sequence[str]) -> dict[str, Cartridge]:
         with called("cartridges", path):
             loaded[name] = Cartridge.from_pretrained(path)
     return loaded
-
-
-def main(args: list[str]) -> None:
-    """Score cartridges and baselines on a task, as a table and as JSON."""
-    run_function(evaluate_command, args, prog="lit-cartridges evaluate")

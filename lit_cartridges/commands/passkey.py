@@ -10,7 +10,6 @@ from jsonargparse.typing import SecretStr
 
 import lit_cartridges.evals  # noqa: F401  languages can then be named without their module
 from lit_cartridges.cascade.options import DEFAULT_CASCADE, CascadeOptions
-from lit_cartridges.command_line.parsers import run_function
 from lit_cartridges.commands.measuring import left_out_where_too_long, require_sizes, write_json
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.evals.passkey import (
@@ -148,8 +147,3 @@ def passkey_table(cells: Sequence[PasskeyCell]) -> str:
             ]
         )
     return aligned(rows)
-
-
-def main(args: list[str]) -> None:
-    """Passkey retrieval by length and depth: cascade, StreamingLLM, truncated ICL and ICL."""
-    run_function(passkey_command, args, prog="lit-cartridges passkey")

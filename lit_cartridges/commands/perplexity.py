@@ -9,7 +9,6 @@ from typing import Annotated, Any
 from jsonargparse.typing import SecretStr
 
 from lit_cartridges.cascade.options import DEFAULT_CASCADE, CascadeOptions
-from lit_cartridges.command_line.parsers import run_function
 from lit_cartridges.commands.measuring import left_out_where_too_long, require_sizes, write_json
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
@@ -151,8 +150,3 @@ def _table(results: Sequence[StreamingResult]) -> str:
         for r in results
     ]
     return aligned([header, *rows])
-
-
-def main(args: list[str]) -> None:
-    """Streaming perplexity of long documents: cascade, StreamingLLM, truncated and dense attention."""
-    run_function(perplexity_command, args, prog="lit-cartridges perplexity")

@@ -7,8 +7,11 @@ from importlib.resources import files
 _USAGE = 'sbatch [options of sbatch] "$(lit-cartridges slurm NAME)" [options of lit-cartridges fit]'
 
 
-def main(args: list[str]) -> None:
+def slurm_command(name: str | None = None) -> None:
     """List the installed jobs for SLURM, or print where the one of a NAME is, for sbatch.
+
+    Args:
+        name: of the job whose file is printed.
 
     Raises:
         ValueError: there is no such job.
@@ -18,13 +21,11 @@ def main(args: list[str]) -> None:
         for path in sorted(files("lit_cartridges.recipes").joinpath("slurm").iterdir(), key=lambda p: p.name)
         if path.name.endswith(".sbatch")
     }
-    if not args or args[0] in ("-h", "--help"):
+    if name is None:
         print(f"usage: {_USAGE}\n")
-        for name, path in jobs.items():
-            print(f"{name}\n    {path.read_text().splitlines()[1].lstrip('# ')}")
-    elif len(args) == 1 and args[0] in jobs:
-        print(jobs[args[0]])
+        for job, path in jobs.items():
+            print(f"{job}\n    {path.read_text().splitlines()[1].lstrip('# ')}")
+    elif name in jobs:
+        print(jobs[name])
     else:
-        raise ValueError(
-            f"there is no job {' '.join(args)!r}; choose one of {', '.join(jobs)}, as in: {_USAGE}"
-        )
+        raise ValueError(f"there is no job {name!r}; choose one of {', '.join(jobs)}, as in: {_USAGE}")

@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 
-from lit_cartridges.command_line.parsers import CommandParser, option
-from lit_cartridges.conversations.recording import Recording
 from lit_cartridges.errors import SettingError
-from lit_cartridges.runs.steady_bar import SteadyBar
-from lit_cartridges.settings import Count, WriteParquet
+from lit_cartridges.settings import Count, WriteParquet, checked
 from lit_cartridges.terminal import printable_line
 
 
-def main(args: list[str]) -> None:
+@checked
+def synthesize_command(
+    *, output: WriteParquet, num_conversations: Count = 256, fit_arguments: Sequence[str] = ()
+) -> int:
     """Write the conversations that a recipe would train on to a Parquet file.
 
     They are kept group by group in a folder beside the file, so an interrupted run goes on where it stopped.
+
+    All other options are those of fit: --config RECIPE, --data.corpus PATH, --model.model NAME, …
+
+    Args:
+        output: the .parquet file to write.
+        num_conversations: about how many.
+
+    Returns:
+        Their number.
     """
-    parser = CommandParser(
-        prog="lit-cartridges synthesize",
-        description=main.__doc__,
-        epilog="All other options are those of fit: --config RECIPE, --data.corpus PATH, --model.model NAME, …",
-    )
-    parser.add_argument(
-        "--output", type=option(WriteParquet), required=True, help="the .parquet file to write"
-    )
-    parser.add_argument(
-        "--num_conversations", type=option(Count), default=256, help="about how many (default: %(default)s)"
-    )
-    ours, rest = parser.parse_known_args(args)
-    synthesize(rest, output=ours.output, num_conversations=ours.num_conversations)
-
-
-def synthesize(recipe_args: list[str], *, output: Path, num_conversations: int) -> int:
-    """Make the conversations and write them to ``output``; returns their number."""
     from lit_cartridges.cartridge_cli import CartridgeCLI
+    from lit_cartridges.conversations.recording import Recording
     from lit_cartridges.data import SelfStudy
+    from lit_cartridges.runs.steady_bar import SteadyBar
 
-    cli = CartridgeCLI.run_with(recipe_args, run=False)
+    cli = CartridgeCLI.run_with(list(fit_arguments), run=False)
     data, module = cli.datamodule, cli.model
     source = data.source
     if not isinstance(source, SelfStudy):

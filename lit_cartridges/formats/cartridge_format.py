@@ -92,7 +92,7 @@ class CartridgeFormat(ABC):
         if cartridge.biases() is not None and not (self.holds_biases or drop_bias):
             raise ValueError(
                 f"the cartridge has a per-key bias, for which {self.name} files have no place; fit it without "
-                "bias, or drop the bias (--drop-bias), which changes what the model reads"
+                "bias, or drop the bias (--drop_bias), which changes what the model reads"
             )
 
     def _losses(self, cartridge: Cartridge, dtype: torch.dtype) -> list[str]:

@@ -16,7 +16,7 @@ def with_base_model(cartridge: Cartridge, name: str) -> Cartridge:
         ValueError: its keys and values, or the fingerprint that it brings, are not that model's; the message names
             each difference.
     """
-    config = load_config(name, setting="--base-model")
+    config = load_config(name, setting="base_model")
     cartridge.require_made_for(config, name)
     made_for = Fingerprint.of_config(config)
     cartridge.provenance = replace(cartridge.provenance, base_model=name, fingerprint=made_for)

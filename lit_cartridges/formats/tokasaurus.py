@@ -61,7 +61,7 @@ class TokasaurusFormat(CartridgeFormat):
             )
         if not cartridge.provenance.base_model:
             raise ValueError(
-                "the cartridge does not name its model, and Tokasaurus would take it for another's; give --base-model"
+                "the cartridge does not name its model, and Tokasaurus would take it for another's; give --base_model"
             )
 
     def _write(self, cartridge: Cartridge, path: Path, dtype: torch.dtype) -> None:

@@ -44,7 +44,7 @@ def load_pickle(file: Path, *, trust_pickle: bool) -> Any:
         raise CartridgeFileError(f"{file} is not there")
     if not trust_pickle:
         raise CartridgeFileError(
-            f"{file} is a pickle, which is read only when asked for: give --trust-pickle (trust_pickle=True). It is then "
+            f"{file} is a pickle, which is read only when asked for: give --trust_pickle (trust_pickle=True). It is then "
             "read by torch's weights-only loader, which refuses everything but tensors"
         )
     try:

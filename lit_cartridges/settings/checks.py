@@ -10,8 +10,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import torch
-
 
 class Check(ABC):
     """A condition on a value whose type is right already."""
@@ -56,6 +54,8 @@ class Device(Check):
         """See `Check.problem`."""
         if value == "auto":
             return None
+        import torch  # here, so that a command's parser, which takes its types from this file, needs no torch
+
         try:
             device = torch.device(value)
         except RuntimeError:

@@ -111,7 +111,7 @@ def test_a_process_of_its_own(tmp_path):
     )
     assert (told.returncode, told.stdout) == (2, "")
     assert told.stderr == "lit-cartridges fit: --model.num_tokens=-3 must be at least 1\n"
-    broken = "from lit_cartridges.commands import recipes; recipes.main = lambda args: {}['x']"
+    broken = "from lit_cartridges.commands import recipes; recipes.recipes_command = lambda: {}['x']"
     run = "from lit_cartridges.cli import main; main(['recipes'])"
     fault = subprocess.run(
         [sys.executable, "-c", f"{broken}; {run}"], capture_output=True, text=True, timeout=120, check=False

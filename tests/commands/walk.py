@@ -16,11 +16,11 @@ from typing import Any
 from zlib import crc32
 
 import torch
-from jsonargparse import capture_parser
 
 from lit_cartridges.cartridge import Cartridge, Provenance
+from lit_cartridges.cartridge_cli import trainer_parser
 from lit_cartridges.cli import main
-from lit_cartridges.command_line.parsers import CommandParser
+from lit_cartridges.command_line.functions import function_parser
 from lit_cartridges.commands import TRAINER_COMMANDS, load_command
 from lit_cartridges.pocket.world import World
 from tests.tiny_run import save_corpus, save_model, save_recording
@@ -167,10 +167,10 @@ def run(argv: list[str]) -> Ending:
     return Ending(status, err.getvalue(), time.perf_counter() - begun)
 
 
-def option_names(command: str, place: Place) -> list[str]:
+def option_names(command: str) -> list[str]:
     """Flags of the command's own parser, and of the classes that may be named under one of them."""
     flags = []
-    for action in _parser(command, place)._actions:
+    for action in _parser(command)._actions:
         name = next((flag for flag in action.option_strings if flag.startswith("--")), "")
         if name and action.dest.rpartition(".")[2] not in _NOT_SETTINGS and not name.endswith(".help"):
             flags.append(name)
@@ -252,29 +252,7 @@ def is_named(flag: str, told: str) -> bool:
     return re.search(rf"(?<![\w.]){re.escape(flag)}(?![\w-])", told) is not None
 
 
-class _Captured(Exception):
-    def __init__(self, parser: Any) -> None:
-        self.parser = parser
-
-
-def _parser(command: str, place: Place) -> Any:
-    if command in TRAINER_COMMANDS:
-        parser = capture_parser(lambda: main([command]))
-        return next(
-            a for a in parser._actions if isinstance(a.choices, dict) and command in a.choices
-        ).choices[command]
-    if command in ("evaluate", "perplexity", "passkey"):
-        return capture_parser(lambda: main([command]))
-    before = CommandParser.parse_known_args
-
-    def captured(self: Any, *args: Any, **kwargs: Any) -> Any:
-        raise _Captured(self)
-
-    CommandParser.parse_known_args = captured  # type: ignore[method-assign]
-    try:
-        load_command(command)([])
-    except _Captured as found:
-        return found.parser
-    finally:
-        CommandParser.parse_known_args = before  # type: ignore[method-assign]
-    raise AssertionError(f"{command} has no parser")
+def _parser(command: str) -> Any:
+    if command not in TRAINER_COMMANDS:
+        return function_parser(load_command(command), prog=command)
+    return trainer_parser(command)

@@ -165,7 +165,7 @@ def test_a_pickled_adapter_needs_to_be_asked_for(tmp_path):
     PEFT.write(cartridge, tmp_path)
     torch.save(load_file(tmp_path / "adapter_model.safetensors"), tmp_path / "adapter_model.bin")
     (tmp_path / "adapter_model.safetensors").unlink()
-    with pytest.raises(CartridgeFileError, match="adapter_model.bin is a pickle, .* --trust-pickle"):
+    with pytest.raises(CartridgeFileError, match="adapter_model.bin is a pickle, .* --trust_pickle"):
         PEFT.read(tmp_path)
     assert same_content(PEFT.read(tmp_path, trust_pickle=True), cartridge)
 

@@ -86,7 +86,7 @@ def test_part_of_a_page_is_refused_and_the_mend_named(tokens, told, tmp_path):
 
 
 def test_a_model_must_be_named(tmp_path):
-    with pytest.raises(ValueError, match="does not name its model, .* give --base-model"):
+    with pytest.raises(ValueError, match="does not name its model, .* give --base_model"):
         TOKA.write(drawn(), tmp_path)
 
 

@@ -70,7 +70,7 @@ def test_a_harmless_class_is_refused_by_its_name(how, tmp_path):
 def test_nothing_is_opened_unasked(content, tmp_path, monkeypatch):
     file = written(tmp_path, "zip", content)
     monkeypatch.setattr(torch, "load", None)
-    with pytest.raises(CartridgeFileError, match="is a pickle, .* give --trust-pickle"):
+    with pytest.raises(CartridgeFileError, match="is a pickle, .* give --trust_pickle"):
         load_pickle(file, trust_pickle=False)
 
 

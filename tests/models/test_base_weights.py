@@ -139,7 +139,7 @@ def test_the_model_that_a_cartridge_names_is_loaded_as_it_was_made_with(
         seen.append((options["dtype"], options.get("revision")))
         return load_model(name, **options)
 
-    monkeypatch.setattr("lit_cartridges.commands.chat.load_model", load)
+    monkeypatch.setattr("lit_cartridges.models.load_model", load)
     for more in ([], ["--dtype", "float32", "--revision", "v1"], ["--model", folders[0]]):
         chat([tmp_path / "made", *more], capsys, monkeypatch)
     assert seen == [("bfloat16", "c" * 40), ("float32", "v1"), ("auto", None)]
