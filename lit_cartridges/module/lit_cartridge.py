@@ -361,7 +361,8 @@ class LitCartridge(HoldsFrozenModels):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of the cartridge's gradient, before clipping."""
-        self._step.end()
+        if not self.trainer.strategy.handles_gradient_accumulation:  # else this is called for every micro-batch
+            self._step.end()
         if self._logs_this_step():
             grads = [p.grad for p in self.parameters() if p.grad is not None]
             if grads:  # a strategy that shards them logs their norm itself
