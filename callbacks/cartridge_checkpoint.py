@@ -15,10 +15,11 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
+from lit_cartridges.cartridge_files.description import not_finite
 from lit_cartridges.data.batch import PackedBatch
 from lit_cartridges.runs.run_folder import RunFolder
 from lit_cartridges.runs.run_settings import constructed
-from lit_cartridges.runs.saved_run import SavedRun, require_finite_cartridge
+from lit_cartridges.runs.saved_run import SavedRun
 from lit_cartridges.runs.stop_signals import StopSignals
 from lit_cartridges.settings import PositiveInt, WriteFolderName, checked
 
@@ -159,7 +160,11 @@ class CartridgeCheckpoint(Checkpoint):
 
     def _save(self, trainer: L.Trainer, pl_module: Any) -> None:
         assert self._saved is not None
-        require_finite_cartridge(pl_module.cartridge, step=trainer.global_step)
+        if where := not_finite(pl_module.cartridge):  # no loss of this step says so
+            raise FloatingPointError(
+                f"after optimizer step {trainer.global_step} {where}; the last good checkpoint is kept. Lower "
+                "model.learning_rate or set trainer.gradient_clip_val"
+            )
         self._saved_step = trainer.global_step
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._saved.save(trainer, pl_module, best=self._is_best(trainer))

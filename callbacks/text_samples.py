@@ -14,7 +14,7 @@ from lit_cartridges.cartridge_files.model_card import markdown_text
 from lit_cartridges.conversations.renderer import ChatRenderer, user
 from lit_cartridges.data.batch import PackedBatch
 from lit_cartridges.errors import SettingError
-from lit_cartridges.evals.systems import require_room
+from lit_cartridges.evals.systems.system import require_room
 from lit_cartridges.settings import NonNegativeInt, PositiveInt, checked
 from lit_cartridges.strategies.frozen_models import in_step
 from lit_cartridges.terminal import printable

@@ -10,9 +10,8 @@ every process runs the same collective operations in every step.
 from __future__ import annotations
 
 from contextlib import ExitStack, nullcontext
-from copy import deepcopy
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,24 +20,23 @@ import torch
 from jsonargparse.typing import SecretStr
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lit_cartridges.attention import reads_prefixes
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.conversations.material import Material
 from lit_cartridges.conversations.student import Student, StudyData
-from lit_cartridges.conversations.tokenizer_check import tokenizer_fingerprint
 from lit_cartridges.data.batch import PackedBatch
 from lit_cartridges.errors import SettingError
 from lit_cartridges.init import FirstTokens, InitStrategy
 from lit_cartridges.init.init_cost import InitCost, measured_init
 from lit_cartridges.losses import LanguageHead, Objective, TopKDistillation, chunked_loss
-from lit_cartridges.models import stays_in_place
 from lit_cartridges.models.base_weights import base_of, digest_of, plain_token
 from lit_cartridges.models.position_limit import max_positions
 from lit_cartridges.module import from_checkpoint
 from lit_cartridges.module.answers_of_step import AnswersOfStep
 from lit_cartridges.module.from_checkpoint import require_same_weights
+from lit_cartridges.module.frozen_parts import HoldsFrozenModels
 from lit_cartridges.module.new_cartridge import (
     cartridge_of,
     checkpoint_cartridge,
@@ -75,7 +73,7 @@ from lit_cartridges.settings.model_checks import DeviceMap, QuantizationConfig
 from lit_cartridges.strategies.frozen_models import FrozenModel, in_step, load_frozen_model
 
 
-class LitCartridge(L.LightningModule):
+class LitCartridge(HoldsFrozenModels):
     """Trains a cartridge for a frozen model.
 
     Args:
@@ -156,8 +154,6 @@ class LitCartridge(L.LightningModule):
             )
         self.cartridge: Cartridge | None = None
         self.init_cost: InitCost | None = None
-        self.student: PreTrainedModel | None = None
-        self.teacher: PreTrainedModel | None = None
         self._attached = ExitStack()
         self._step = AnswersOfStep()
         self._data: StudyData | None = None
@@ -216,16 +212,6 @@ class LitCartridge(L.LightningModule):
         module._made_with = checkpoint["cartridge"].get("digest", "")
         return module
 
-    @cached_property
-    def model_config(self) -> PretrainedConfig:
-        """The student's config; known before its weights are."""
-        return self._student.config()
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        """The student's tokenizer."""
-        return self._student.tokenizer()
-
     def configure_callbacks(self) -> list[L.Callback]:
         """None of our own; the trainer's, which are all known now and none of which has begun, are looked at."""
         if self.trainer.state.fn == TrainerFn.FITTING:
@@ -256,14 +242,7 @@ class LitCartridge(L.LightningModule):
         if stage == "fit" and not self.trainer.ckpt_path and self.cartridge is None:
             self.init.check_model(self.model_config, self.num_tokens)
             require_material(self.init, self.material)
-        if self._teacher is not None:
-            self._teacher.require_loadable(self.trainer.strategy)
-            theirs = tokenizer_fingerprint(self._teacher.tokenizer())
-            if theirs != tokenizer_fingerprint(self.tokenizer):
-                raise ValueError(
-                    f"model.teacher_model={self.teacher_name!r} has another tokenizer than {self.model_name}; a teacher "
-                    "needs the student's"
-                )
+        self.require_one_tokenizer()
 
     def configure_model(self) -> None:
         """Load the frozen models and start the cartridge, if that is still to be done, and attach both."""
@@ -271,9 +250,9 @@ class LitCartridge(L.LightningModule):
             self.setup(str(self.trainer.state.fn.value))
         if self.student is None:
             load = partial(load_frozen_model, self.trainer.strategy, device=self.device)
-            self._hold("student", load(self.model_name, **self._student.options))
+            self.hold("student", load(self.model_name, **self._student.options))
             if self._teacher is not None:
-                self._hold("teacher", load(self._teacher.name, **self._teacher.options))
+                self.hold("teacher", load(self._teacher.name, **self._teacher.options))
             assert self.student is not None
             self.head: LanguageHead = LanguageHead(self.student)
             self.teacher_head: LanguageHead = LanguageHead(self.frozen_teacher)
@@ -340,41 +319,6 @@ class LitCartridge(L.LightningModule):
         source = self._teacher or self._student
         return load_frozen_model(None, source.name, device=torch.device("cpu"), **source.options)
 
-    def _hold(self, name: str, model: PreTrainedModel) -> None:
-        """As an attribute; in sight of those who walk through this module's parts only where a strategy shards it.
-
-        What averages or sums up the weights of a module then finds those that are trained.
-        """
-        if getattr(self.trainer.strategy, "shards_frozen_models", False):
-            setattr(self, name, model)
-        else:
-            self.__dict__[name] = model
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Moves to another device take the frozen models along, but for one that stays where it was loaded."""
-        for name in ("student", "teacher"):
-            model = self.__dict__.get(name)
-            if model is not None and not stays_in_place(model):
-                model._apply(fn)
-        return super()._apply(fn, recurse)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> LitCartridge:
-        """A module with a cartridge of its own and the same frozen models: callbacks that average weights keep one."""
-        copied = type(self).__new__(type(self))
-        memo[id(self)] = copied
-        copied.__dict__.update(self.__dict__)
-        for name in ("_parameters", "_buffers", "_modules"):
-            copied.__dict__[name] = deepcopy(self.__dict__[name], memo)
-        copied._trainer = None
-        return copied
-
-    @property
-    def frozen_teacher(self) -> PreTrainedModel:
-        """The model that asks and answers: a separate one, or the student without its cartridge."""
-        model = self.teacher if self.teacher is not None else self.student
-        assert model is not None, "configure_model has not run"
-        return model
-
     def forward(self, batch: PackedBatch) -> Tensor:
         """Final hidden states [answers, width] of the student at the places that predict answer tokens."""
         assert self.cartridge is not None and self.student is not None
@@ -417,7 +361,8 @@ class LitCartridge(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of the cartridge's gradient, before clipping."""
-        self._step.end()
+        if not self.trainer.strategy.handles_gradient_accumulation:  # else this is called for every micro-batch
+            self._step.end()
         if self._logs_this_step():
             grads = [p.grad for p in self.parameters() if p.grad is not None]
             if grads:  # a strategy that shards them logs their norm itself

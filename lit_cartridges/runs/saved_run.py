@@ -17,7 +17,6 @@ from typing import Any
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import WeightAveraging
 
-from lit_cartridges.cartridge_files.description import not_finite
 from lit_cartridges.cartridge_files.facts import card_settings, with_scores
 from lit_cartridges.runs.checkpoint_files import BEST, LAST, PREVIOUS, AtomicCheckpointIO
 
@@ -98,15 +97,3 @@ def _averaged(trainer: Any, module: Any) -> Iterator[None]:
     finally:
         for callback in averages[::-1]:
             callback.on_validation_epoch_end(trainer, module)
-
-
-def require_finite_cartridge(cartridge: Any, *, step: int) -> None:
-    """
-    Raises:
-        FloatingPointError: optimizer step ``step`` has spoilt it; no loss of that step says so.
-    """
-    if where := not_finite(cartridge):
-        raise FloatingPointError(
-            f"after optimizer step {step} {where}; the last good checkpoint is kept. Lower model.learning_rate or set "
-            "trainer.gradient_clip_val"
-        )

@@ -180,7 +180,7 @@ def load(job: dict[str, Any]) -> dict[str, Any]:
 
 def counted(data: SelfStudyDataModule) -> dict[str, float]:
     """Conversations that this process has made."""
-    return {"made": float(np.sum([data._source.counts.get("conversations", 0)]))}  # type: ignore[attr-defined]
+    return {"made": float(np.sum([data._examples.counts.get("conversations", 0)]))}  # type: ignore[attr-defined]
 
 
 def init_deepspeed() -> None:
