@@ -22,7 +22,7 @@ TEXTS = Path(__file__).parent / "texts"
 def train(text: Path, folder: Path, *, num_tokens: int = 20, max_steps: int = 200) -> Cartridge:
     """Self-study of ``text``: what the model asks and answers, and logs of the training, lie in ``folder``."""
     module = LitCartridge(model=MODEL, num_tokens=num_tokens)
-    data = SelfStudyDataModule(corpus=text, source=SelfStudy(**SELF_STUDY), uses=8)
+    data = SelfStudyDataModule(corpus=text, source=SelfStudy(**SELF_STUDY), uses=8, tokens_per_batch=512)
     trainer = L.Trainer(max_steps=max_steps, accelerator="cpu", default_root_dir=folder)
     trainer.fit(module, data)
     return module.cartridge

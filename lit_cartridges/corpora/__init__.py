@@ -3,8 +3,10 @@
 from lit_cartridges.corpora.chunkers import Chunk, ChunkerError, TokenChunker
 from lit_cartridges.corpora.corpus import Corpus, CorpusError, Document
 from lit_cartridges.corpora.folder_corpus import FolderCorpus
+from lit_cartridges.corpora.hub_dataset import HubDataset
 from lit_cartridges.corpora.json_corpus import JsonCorpus
 from lit_cartridges.corpora.open_corpus import open_corpus
+from lit_cartridges.corpora.parquet_corpus import ParquetCorpus
 from lit_cartridges.corpora.text_corpora import MarkdownCorpus, TextCorpus
 from lit_cartridges.found_classes import found_classes
 
@@ -15,8 +17,10 @@ __all__ = [
     "CorpusError",
     "Document",
     "FolderCorpus",
+    "HubDataset",
     "JsonCorpus",
     "MarkdownCorpus",
+    "ParquetCorpus",
     "TextCorpus",
     "TokenChunker",
     "open_corpus",

@@ -20,7 +20,7 @@ _KINDS = (
     (b"{\\rtf", "an RTF document", "save it as .txt or .docx"),
     (b"PK\x03\x04", "binary (a ZIP archive, an Office document or an EPUB)", "unpack it, or save it as text"),
     (b"\x1f\x8b", "binary (compressed by gzip)", "unpack it"),
-    (b"PAR1", "binary (Parquet)", "write its texts to a .jsonl file"),
+    (b"PAR1", "binary (Parquet)", "read it by ParquetCorpus"),
     (b"\xd0\xcf\x11\xe0", "binary (an old Office document)", "save it as .docx"),
     (
         b"version https://git-lfs.github.com/",

@@ -53,7 +53,7 @@ class JsonCorpus(Corpus):
 
     def _parse(self, text: str, where: str) -> Any:
         try:
-            return parse_json(text, strict=False)  # other fields than the text are nobody's business
+            return parse_json(text, strict=False)  # other fields are not read
         except ValueError as error:
             raise CorpusError(
                 f"path={str(self.path)!r}: {where} is no JSON ({error}); .json holds one list, .jsonl one "

@@ -60,7 +60,7 @@ class CartridgeFormat(ABC):
         dtype: torch.dtype | None = None,
         drop_bias: bool = False,
     ) -> None:
-        """Write ``cartridge`` to ``path``; each file replaces its forerunner at once, or not at all.
+        """Write ``cartridge`` to ``path``; each file replaces the old one at once, or not at all.
 
         Warns (`UserWarning`) of everything that the files cannot hold: rounding, provenance, a bias that is dropped.
 

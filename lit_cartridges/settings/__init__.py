@@ -22,6 +22,8 @@ from lit_cartridges.settings.checks import (
     Times,
 )
 from lit_cartridges.settings.files import (
+    HUB_DATASET,
+    HUB_FORM,
     Existing,
     ReadCorpus,
     ReadFile,
@@ -38,6 +40,7 @@ from lit_cartridges.settings.files import (
     WriteParquet,
     WritePath,
     at_home,
+    on_hub,
 )
 
 __all__ = [
@@ -49,6 +52,8 @@ __all__ = [
     "Decay",
     "DeviceName",
     "Existing",
+    "HUB_DATASET",
+    "HUB_FORM",
     "NonNegativeFloat",
     "NonNegativeInt",
     "PositiveFloat",
@@ -69,6 +74,7 @@ __all__ = [
     "Writable",
     "WriteFolder",
     "at_home",
+    "on_hub",
     "WriteFolderName",
     "WriteHtml",
     "WriteJson",

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from lit_cartridges.settings.checks import Check
+
+HUB_DATASET = re.compile(
+    r"hf:/{1,2}datasets/(?P<name>[^/:]+/[^/:]+)(?:/(?P<config>[^/:]+))?(?::(?P<split>[^/:]+))?"
+)
+HUB_FORM = "hf://datasets/OWNER/NAME, with /CONFIG and :SPLIT behind it where it has several"
 
 
 @dataclass(frozen=True)
@@ -19,14 +25,18 @@ class Existing(Check):
         kind: "file", "folder", or "path" for either.
         holding: a file that the folder must have.
         home: a leading ~ is the user's home, for those who read it so.
+        hub: an address on the Hub will do as well.
     """
 
     kind: str = "path"
     holding: str = ""
     home: bool = False
+    hub: bool = False
 
     def problem(self, value: Any) -> str | None:
         """See `Check.problem`."""
+        if self.hub and on_hub(value):
+            return None if HUB_DATASET.fullmatch(str(value)) else f"must be {HUB_FORM}"
         path = at_home(value) if self.home else Path(value)
         try:
             if not path.exists() and str(value).startswith("{"):
@@ -92,6 +102,11 @@ def at_home(path: str | Path) -> Path:
         return Path(path)
 
 
+def on_hub(path: str | Path) -> bool:
+    """Whether this is an address on the Hub, of which a `Path` keeps one slash."""
+    return str(path).startswith("hf:/")
+
+
 def _try_to_write(folder: Path) -> None:
     """Make a file in the folder, and the folder where it is missing; then remove both."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -113,7 +128,7 @@ def _reason(error: Exception) -> str:
 
 ReadModelFolder = Annotated[str, Existing("folder", "config.json")]
 ReadPath = Annotated[Path, Existing()]
-ReadCorpus = Annotated[Path, Existing(home=True)]
+ReadCorpus = Annotated[Path, Existing(home=True, hub=True)]
 ReadFile = Annotated[Path, Existing("file")]
 ReadFileName = Annotated[str, Existing("file")]
 ReadName = Annotated[str, Existing()]

@@ -1,6 +1,6 @@
 """A model loaded a layer at a time is the model that transformers loads; only a layer's worth is whole at a time.
 
-What DeepSpeed does with a layer once it is complete is `test_two_processes`' affair; here it is only noted.
+Here a complete layer is only noted; `test_two_processes` tests what DeepSpeed does with it.
 """
 
 from __future__ import annotations

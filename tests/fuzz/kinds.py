@@ -9,6 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -191,6 +193,11 @@ def _longhealth(path: Path) -> str:
     return repr(LongHealth(path=path).questions()) + LongHealthCorpus(path=path).sha256
 
 
+def _written_table(folder: Path) -> Path:
+    pq.write_table(pa.table({"text": ["w1 w2", None, "w3 w4 w5"], "n": [1, 2, 3]}), folder / "a.parquet")
+    return folder / "a.parquet"
+
+
 _SETTINGS = {"seed": 0, "temperature": 0.5, "prompts": ["a"]}
 _DOCUMENTS = [{"text": "w1 w2", "n": 1}, {"text": "w3", "deep": {"a": [1, None]}}]
 _QUESTIONS = [
@@ -296,6 +303,13 @@ KINDS: tuple[Kind, ...] = (
     _text("corpus .md", ".md", _MARKDOWN, _corpus, CorpusError, _BYTES),
     _text("corpus .json", ".json", json.dumps(_DOCUMENTS), _corpus, CorpusError, _JSON),
     _text("corpus .jsonl", ".jsonl", "\n".join(map(json.dumps, _DOCUMENTS)), _corpus, CorpusError, _LINES),
+    Kind(
+        "corpus .parquet",
+        _written_table,
+        _corpus,
+        CorpusError,
+        forged={".parquet": (*_BYTES, *_COLUMNS)},
+    ),
     _text("questions .json", ".json", json.dumps(_QUESTIONS), _questions, EvalError, _JSON),
     _text(
         "questions .jsonl", ".jsonl", "\n".join(map(json.dumps, _QUESTIONS)), _questions, EvalError, _LINES

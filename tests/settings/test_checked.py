@@ -94,7 +94,7 @@ def test_what_it_does_not_allow_is_refused_by_name(name, value, told):
         trained(**{name: value})
 
 
-def test_an_argument_that_is_missing_or_unknown_is_python_s_affair():
+def test_an_argument_that_is_missing_or_unknown_is_left_to_python():
     with pytest.raises(TypeError):
         trained(3)
     with pytest.raises(TypeError):
