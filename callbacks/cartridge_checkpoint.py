@@ -15,6 +15,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
+from lit_cartridges.callbacks.card_notes import noted
 from lit_cartridges.cartridge_files.description import not_finite
 from lit_cartridges.data.batch import PackedBatch
 from lit_cartridges.runs.run_folder import RunFolder
@@ -123,8 +124,12 @@ class CartridgeCheckpoint(Checkpoint):
         """Save the end of the run and give Ctrl-C back."""
         if trainer.global_step != self._saved_step:
             self._save(trainer, pl_module)
-        elif self._saved is not None:
-            self._saved.add_scores(trainer, pl_module)
+        elif self._saved is not None and trainer.is_global_zero:
+            known = pl_module.cartridge.provenance
+            # Of a cartridge that this run has saved, and measured since.
+            if known.steps == trainer.global_step and (more := noted(trainer, pl_module)) != known:
+                pl_module.cartridge.provenance = more
+                self._saved.write_cartridge(trainer, pl_module)
         self._signals.give_back()
         if trainer.global_step == trainer.max_steps:
             self._signals.forget()
@@ -167,6 +172,7 @@ class CartridgeCheckpoint(Checkpoint):
             )
         self._saved_step = trainer.global_step
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            pl_module.cartridge.provenance = noted(trainer, pl_module)
             self._saved.save(trainer, pl_module, best=self._is_best(trainer))
 
     def _is_best(self, trainer: L.Trainer) -> bool:

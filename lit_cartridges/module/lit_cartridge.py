@@ -361,7 +361,9 @@ class LitCartridge(HoldsFrozenModels):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of the cartridge's gradient, before clipping."""
-        if not self.trainer.strategy.handles_gradient_accumulation:  # else this is called for every micro-batch
+        if (
+            not self.trainer.strategy.handles_gradient_accumulation
+        ):  # else this is called for every micro-batch
             self._step.end()
         if self._logs_this_step():
             grads = [p.grad for p in self.parameters() if p.grad is not None]

@@ -17,7 +17,6 @@ from typing import Any
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import WeightAveraging
 
-from lit_cartridges.cartridge_files.facts import card_settings, with_scores
 from lit_cartridges.runs.checkpoint_files import BEST, LAST, PREVIOUS, AtomicCheckpointIO
 
 
@@ -56,32 +55,20 @@ class SavedRun:
     def _write(self, trainer: Any, module: Any, checkpoint: str, cartridge: str) -> None:
         if trainer.is_global_zero:
             loss = trainer.callback_metrics.get("train/loss")
-            known = module.cartridge.provenance
-            # Scores belong to the step at which they were measured.
-            notes = {name: note for name, note in known.notes.items() if name != "scores"}
-            notes["settings"] = card_settings(module.resumption.settings(trainer))
             module.cartridge.provenance = replace(
-                known, steps=trainer.global_step, loss=None if loss is None else float(loss), notes=notes
+                module.cartridge.provenance,
+                steps=trainer.global_step,
+                loss=None if loss is None else float(loss),
             )
-            self._write_cartridge(trainer, module, cartridge)
+            self.write_cartridge(trainer, module, cartridge)
             if not self._io.keeps_previous:
                 (self._checkpoints / PREVIOUS).unlink(missing_ok=True)
         # Every process takes part: a sharded strategy writes its shards, and the stream's state is gathered.
         trainer.save_checkpoint(self._checkpoints / checkpoint)
         self._io.keeps_previous |= checkpoint == LAST
 
-    def add_scores(self, trainer: Any, module: Any) -> None:
-        """Write the last cartridge once more where this run has saved it at this step, and it has been measured since."""
-        if trainer.is_global_zero and module.cartridge.provenance.steps == trainer.global_step:
-            self._write_cartridge(trainer, module, "cartridge")
-
-    def _write_cartridge(self, trainer: Any, module: Any, cartridge: str) -> None:
-        """With the scores that evaluating callbacks have found at this step, for its card."""
-        tellers = [one for one in trainer.callbacks if hasattr(one, "scores_at")]
-        if any(isinstance(one, WeightAveraging) for one in trainer.callbacks):
-            tellers = []  # they have measured the cartridge, and what is saved is its average
-        if scores := [score for one in tellers for score in one.scores_at(trainer.global_step)]:
-            module.cartridge.provenance = with_scores(module.cartridge.provenance, scores)
+    def write_cartridge(self, trainer: Any, module: Any, cartridge: str = "cartridge") -> None:
+        """The cartridge alone, which may have been noted more about since it was saved."""
         with _averaged(trainer, module):
             module.cartridge.save_pretrained(self.folder / cartridge)
 

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 
 from lit_cartridges.callbacks import CartridgeCheckpoint, long_context_eval
@@ -244,3 +245,13 @@ def test_bad_settings(options, message):
 
 def test_two_of_them_can_be_in_one_run():
     assert callback_of(name="a").state_key != callback_of(name="b").state_key
+
+
+def test_scores_of_a_cartridge_are_not_those_of_its_average(tmp_path, model_folder, corpus):
+    callbacks = (
+        callback_of(every_n_steps=5),
+        CartridgeCheckpoint(every_n_steps=5),
+        EMAWeightAveraging(decay=0.5),
+    )
+    fit(tmp_path, model_folder, corpus, *callbacks, enable_checkpointing=True)
+    assert "scores" not in Cartridge.from_pretrained(tmp_path / "cartridge").provenance.notes
