@@ -70,6 +70,7 @@ def _quiet() -> None:
         ".*Found .* module.s. in eval mode.*",
         ".*your dataloader is not resumable.*",  # the data module is
         ".*You requested to overfit but enabled.*",  # the stream has no shuffling of Lightning's
+        ".*using the WeightAveraging callback with a model that overrides.*",  # sharded ones are refused
     ):
         warnings.filterwarnings("ignore", message=hint)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

@@ -165,6 +165,11 @@ def _together(settings: Mapping[str, Any], *, training: bool) -> None:
         )
     if training and get("barebones"):
         raise SettingError("would save nothing, not even the cartridge; leave it out", barebones=True)
+    if training and str(get("strategy")).startswith(("ddp_spawn", "ddp_fork", "ddp_notebook")):
+        raise SettingError(
+            "is for notebooks: this process would not learn how the run of its children ends; set ddp",
+            strategy=get("strategy"),
+        )
     accelerator = get("accelerator")
     if isinstance(accelerator, str):
         _require_devices(accelerator, get("devices", "auto"))

@@ -28,6 +28,7 @@ CASES = {
         [CALLBACK, "OnExceptionCheckpoint", f"{CALLBACK}.dirpath=there"],
         "trainer.callbacks: OnExceptionCheckpoint would save in the middle of an optimizer step",
     ),
+    "a strategy for notebooks": (["--trainer.strategy=ddp_notebook"], "is for notebooks: "),
     "no checkpoint": (["--trainer.barebones=true"], "--trainer.barebones=True: would save nothing"),
 }
 
