@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 import yaml
 
@@ -24,6 +25,8 @@ def check_readable(folder: Path) -> int:
         if path.suffix == ".ckpt":
             assert problem(path) is None, f"{path}: {problem(path)}"
             torch.load(path, weights_only=True)
+        elif path.name == "predictions.parquet":
+            assert pq.read_table(path).num_rows, path
         elif path.suffix == ".parquet":
             assert is_readable(path) and read_conversations(path), path
         elif path.suffix == ".safetensors":
