@@ -17,7 +17,7 @@ from typing import Any
 import lightning as L
 from jsonargparse import capture_parser
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -31,23 +31,23 @@ from lit_cartridges.callbacks import (
     TextSamples,
     ThroughputMonitor,
 )
+from lit_cartridges.callbacks.saved_config import SaveConfig
 from lit_cartridges.command_line import TRAINER_COMMANDS
 from lit_cartridges.command_line.config_files import installed, require_config_files
 from lit_cartridges.command_line.ending import causes, one_line
 from lit_cartridges.command_line.given import given_settings
 from lit_cartridges.command_line.optimizers import use_optimizer
 from lit_cartridges.command_line.outcome import outcome
-from lit_cartridges.command_line.own_classes import TrainerParser, own_class, with_classes
+from lit_cartridges.command_line.own_classes import TrainerParser, own_class
 from lit_cartridges.command_line.trainer_settings import blamed, require_trainer
 from lit_cartridges.data import SelfStudy, SelfStudyDataModule
 from lit_cartridges.errors import SettingError, is_ours
 from lit_cartridges.module import LitCartridge
-from lit_cartridges.runs.atomic_files import explained, write_atomically
+from lit_cartridges.runs.atomic_files import explained
 from lit_cartridges.runs.checkpoint_files import LAST, problem, resume_path, set_aside
 from lit_cartridges.runs.moved_settings import refuse_moved
 from lit_cartridges.runs.precision import require_full_precision
 from lit_cartridges.runs.resuming import read_checkpoint
-from lit_cartridges.runs.run_settings import flat
 from lit_cartridges.settings import Seed, require
 from lit_cartridges.terminal import printable_line
 
@@ -59,54 +59,6 @@ TrainerParser.roots = {
     "optimizer": Optimizer,
     "lr_scheduler": LRScheduler,
 }
-
-
-class SaveConfig(SaveConfigCallback):
-    """Writes the resolved config to the run's folder, once its training begins: one that may not go on changes nothing.
-
-    Attributes:
-        knows_the_command_line: `run_settings` begins with what this callback tells.
-    """
-
-    knows_the_command_line = True
-
-    def __init__(self, parser: LightningArgumentParser, config: Any, **kwargs: Any) -> None:
-        super().__init__(parser, config, save_to_log_dir=False, **kwargs)
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Nothing yet."""
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The checkpoint, if there is one, has been accepted by now."""
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            super().setup(trainer, pl_module, "fit")
-
-    def run_settings(self) -> dict[str, Any]:
-        """Every setting as it was typed, and the defaults; see `lit_cartridges.runs.run_settings`."""
-        known: dict[str, Any] = {"optimizer": None, "lr_scheduler": None}  # the parser knows them where given
-        for name, value in self.config.as_dict().items():
-            group = isinstance(value, dict) and "class_path" not in value
-            known |= flat(value, name) if group else flat({name: value})
-        return known
-
-    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """See the class."""
-        if stage == "fit":
-            config = self.config.clone()
-            # A secret; and what a dump writes in its place is no token.
-            config["model.token"] = None
-            own = {
-                key: kind
-                for key, kind, ours in (
-                    ("model", type(pl_module), LitCartridge),
-                    ("data", type(trainer.datamodule), SelfStudyDataModule),  # type: ignore[attr-defined]
-                )
-                if kind is not ours
-            }
-            text = with_classes(self.parser.dump(config, skip_unset=False), own)
-            folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / "config.yaml", text.encode())
 
 
 class CartridgeCLI(LightningCLI):

@@ -13,7 +13,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import lightning as L
 import torch
@@ -23,7 +23,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_cartridges.attention import reads_prefixes
-from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.conversations.material import Material
 from lit_cartridges.conversations.student import Student, StudyData
 from lit_cartridges.data.batch import PackedBatch
@@ -31,14 +30,11 @@ from lit_cartridges.errors import SettingError
 from lit_cartridges.init import FirstTokens, InitStrategy
 from lit_cartridges.init.init_cost import InitCost, measured_init
 from lit_cartridges.losses import LanguageHead, Objective, TopKDistillation, chunked_loss
-from lit_cartridges.models.base_weights import base_of, digest_of, plain_token
+from lit_cartridges.models.base_weights import plain_token
 from lit_cartridges.models.position_limit import max_positions
-from lit_cartridges.module import from_checkpoint
 from lit_cartridges.module.answers_of_step import AnswersOfStep
-from lit_cartridges.module.from_checkpoint import require_same_weights
-from lit_cartridges.module.frozen_parts import HoldsFrozenModels
+from lit_cartridges.module.checkpointed import Checkpointed
 from lit_cartridges.module.new_cartridge import (
-    cartridge_of,
     checkpoint_cartridge,
     init_context,
     new_cartridge,
@@ -49,16 +45,15 @@ from lit_cartridges.module.packed_forward import student_hidden, teacher_hidden
 from lit_cartridges.module.recomputing import recomputes_layers
 from lit_cartridges.runs.callback_rules import require_callbacks
 from lit_cartridges.runs.precision import require_fp32, require_full_precision, require_no_autocast
-from lit_cartridges.runs.resuming import KEY, Resumption, read_checkpoint
+from lit_cartridges.runs.resuming import read_checkpoint
 from lit_cartridges.runs.run_progress import (
     Schedule,
     optimizer_steps,
-    recount_batches,
     require_end,
     require_whole_epochs,
     warm_up_and_cosine,
 )
-from lit_cartridges.runs.run_settings import constructed, hyper_parameters, model_identity
+from lit_cartridges.runs.run_settings import hyper_parameters
 from lit_cartridges.settings import (
     Decay,
     DTypeName,
@@ -73,7 +68,7 @@ from lit_cartridges.settings.model_checks import DeviceMap, QuantizationConfig
 from lit_cartridges.strategies.frozen_models import FrozenModel, in_step, load_frozen_model
 
 
-class LitCartridge(HoldsFrozenModels):
+class LitCartridge(Checkpointed):
     """Trains a cartridge for a frozen model.
 
     Args:
@@ -152,16 +147,12 @@ class LitCartridge(HoldsFrozenModels):
             self._teacher = replace(
                 self._student, setting="model.teacher_model", name=teacher_model, revision=None
             )
-        self.cartridge: Cartridge | None = None
         self.init_cost: InitCost | None = None
         self._attached = ExitStack()
         self._step = AnswersOfStep()
-        self._data: StudyData | None = None
         self.material: Material | None = None
-        self._made_with = ""  # the digest of the weights that a checkpoint's cartridge was made with
         self._is_set_up = False
         self._own_optimizer: OwnOptimizer | None = None
-        self.resumption = Resumption(self)
 
     def connect(self, data: StudyData) -> None:
         """Learn the corpus of ``data``, and let it know for which student its examples are.
@@ -181,36 +172,6 @@ class LitCartridge(HoldsFrozenModels):
                 num_tokens=self.num_tokens,
             )
         )
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]
-        cls,
-        checkpoint_path: str | Path,
-        map_location: Any = None,
-        hparams_file: Any = None,
-        strict: bool | None = None,
-        weights_only: bool | None = None,
-        **kwargs: Any,
-    ) -> Self:
-        """A module with a checkpoint's settings and its cartridge; its frozen model loads when a trainer begins with it.
-
-        Args:
-            checkpoint_path: one of a run: ``checkpoints/last.ckpt``.
-            map_location: where the cartridge goes.
-            hparams_file, strict, weights_only: Lightning's. They change nothing: the checkpoint holds its settings, all of its
-                cartridge is read, and nothing but tensors and plain values ever is.
-            kwargs: settings in the place of the checkpoint's: ``model="folder"`` where the model has moved. How it is loaded
-                (``token``, ``trust_remote_code``, ``device_map``) is not the checkpoint's to say.
-
-        Raises:
-            CheckpointFileError: no such file, or a damaged or foreign one.
-            SettingError: a size that the cartridge does not have.
-        """
-        checkpoint = from_checkpoint.read(checkpoint_path, map_location)
-        module = cls(**from_checkpoint.settings_of(checkpoint, cls, kwargs))
-        module.cartridge = from_checkpoint.restored_cartridge(checkpoint, module)
-        module._made_with = checkpoint["cartridge"].get("digest", "")
-        return module
 
     def configure_callbacks(self) -> list[L.Callback]:
         """None of our own; the trainer's, which are all known now and none of which has begun, are looked at."""
@@ -261,8 +222,8 @@ class LitCartridge(HoldsFrozenModels):
             self._attached.enter_context(reads_prefixes(frozen))
         if self._data is not None:
             self._data.bind_teacher(self.frozen_teacher)
-        if self._made_with:
-            self._require_its_model()
+        if self.cartridge is not None:
+            self.require_its_model()
         if self.cartridge is None and self.trainer.ckpt_path:
             # What the init would give is about to be replaced. (`fit(ckpt_path=…)` tells nobody at this point: set
             # trainer.ckpt_path instead, as the command line does, where an init takes long.)
@@ -289,14 +250,6 @@ class LitCartridge(HoldsFrozenModels):
                     base_model=self.model_name,
                     num_frozen_tokens=self.num_frozen_tokens,
                 )
-
-    def _require_its_model(self) -> None:
-        """A cartridge of `load_from_checkpoint` meets its model here."""
-        assert self.cartridge is not None and self.student is not None
-        self.cartridge.require_fit(self.student)
-        base = base_of(self.student)
-        self.cartridge.provenance = replace(self.cartridge.provenance, base=base)
-        require_same_weights(self._made_with, digest_of(self.cartridge.provenance), self.model_name)
 
     def on_train_start(self) -> None:
         """Keep what this run is made with, for its checkpoints, and tell the loggers."""
@@ -428,67 +381,6 @@ class LitCartridge(HoldsFrozenModels):
             steps = optimizer_steps(self.trainer)
             schedule = warm_up_and_cosine(optimizer, steps, self.warmup_steps, self.final_lr_share)
         return {"optimizer": optimizer, "lr_scheduler": own.scheduled(schedule, self.trainer)}
-
-    def state_dict(  # type: ignore[override]
-        self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False
-    ) -> dict[str, Any]:
-        """The cartridge alone: the frozen weights never enter a checkpoint, nor are they gathered for one."""
-        state: dict[str, Any] = {} if destination is None else destination
-        if self.cartridge is not None:
-            self.cartridge.state_dict(destination=state, prefix=f"{prefix}cartridge.", keep_vars=keep_vars)
-        return state
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load the cartridge from a checkpoint; one of its shape is made where there is none yet."""
-        if self.cartridge is None:
-            self.cartridge = cartridge_of(state_dict)
-        own = {name.removeprefix("cartridge."): tensor for name, tensor in state_dict.items()}
-        return self.cartridge.load_state_dict(own, strict=strict, assign=assign)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember what the cartridge is for, so that another model's checkpoint is refused."""
-        assert self.cartridge is not None
-        known = self.cartridge.provenance
-        checkpoint["cartridge"] = {
-            "base_model": known.base_model,
-            "corpus_sha256": known.corpus_sha256,
-            "num_tokens": self.cartridge.num_tokens,
-            "num_frozen_tokens": self.cartridge.num_frozen_tokens,
-            "init": known.init,
-            "digest": digest_of(known),
-        }
-
-        checkpoint[KEY] = self.resumption.settings(self.trainer)
-
-    def run_settings(self) -> dict[str, Any]:
-        """See `lit_cartridges.runs.run_settings`. An attribute of another name than the argument's is told here."""
-        of_data = {} if self._data is None else self._data.run_settings()
-        dtype: str = self.dtype_name
-        if dtype == "auto" and (known := self.model_config.get_text_config().dtype) is not None:
-            dtype = str(known).removeprefix("torch.")
-        return of_data | constructed(
-            self,
-            "model",
-            model=model_identity(self.model_name),
-            teacher_model=model_identity(self.teacher_name),
-            revision=self._student.revision,
-            token=None,
-            trust_remote_code=self._student.trust_remote_code,
-            device_map=self._student.device_map,
-            quantization_config=self._student.quantization_config,
-            dtype=dtype,
-        )
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of other settings; count batches as this run's processes will."""
-        assert self.cartridge is not None
-        self.resumption.accept(checkpoint, self.trainer)
-        known = dict(checkpoint.get("cartridge", {}))
-        init = known.pop("init", self.cartridge.provenance.init)  # of the run that began, whatever is set now
-        mine = digest_of(self.cartridge.provenance)
-        require_same_weights(known.pop("digest", ""), mine, self.model_name)
-        self.cartridge.provenance = replace(self.cartridge.provenance, init=init)
-        recount_batches(checkpoint, self.trainer.accumulate_grad_batches, self.trainer.limit_train_batches)
 
     def teardown(self, stage: str) -> None:
         """Give the models their own attention back."""
