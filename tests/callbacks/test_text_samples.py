@@ -69,7 +69,8 @@ def test_text_of_others_stays_text(tmp_path, run, monkeypatch):
 
 
 def test_wandb_has_texts_figures_and_hyper_parameters(tmp_path, run, monkeypatch):
-    wandb = pytest.importorskip("wandb")
+    import wandb  # seconds, for one test
+
     for name in ("DIR", "CACHE_DIR", "CONFIG_DIR", "DATA_DIR"):
         monkeypatch.setenv(f"WANDB_{name}", str(tmp_path))
     monkeypatch.setenv("WANDB_SILENT", "true")
