@@ -70,7 +70,6 @@ def greedy(stop_token_ids: Sequence[int], max_new_tokens: int) -> GenerationConf
     """
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
-        min_length=0,
         min_new_tokens=0,
         do_sample=False,
         num_beams=1,
