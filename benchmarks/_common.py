@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -147,21 +148,52 @@ def clock_of(device: str) -> str:
     return "cpu" if device == "cpu" else "wall"
 
 
-def matmul_flops(device: str, dtype: torch.dtype, *, width: int = 512, seconds: float = 1.0) -> float:
+# [tokens, inner] times [inner, outer], large enough to fill the machine.
+_PRODUCTS = {
+    "cpu": ((2048, 512, 1536), (2048, 1536, 512), (2048, 2048, 2048)),
+    "cuda": ((8192, 4096, 12288), (8192, 12288, 4096), (8192, 8192, 8192)),
+}
+
+
+def matmul_flops(device: str, dtype: torch.dtype, *, seconds: float = 1.0) -> float:
     """Floating-point operations per second of a plain matrix product on this machine, on `clock_of`'s clock: a median.
 
     The best shape counts, so that it is a ceiling for the layers' own shapes.
     """
-    best = 0.0
-    for tokens, inner, outer in ((2048, width, 3 * width), (2048, 3 * width, width), (2048, 2048, 2048)):
-        a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((tokens, inner), (inner, outer)))
-        count = 20 if device == "cuda" else 1
-        samples: list[Sample] = []
-        until = time.perf_counter() + seconds
-        while len(samples) < 3 or (time.perf_counter() < until and len(samples) < 200):
-            samples.append(timed(lambda a=a, b=b, n=count: [a @ b for _ in range(n)], device))
-        best = max(best, 2 * count * tokens * inner * outer / median_s(samples, clock_of(device)))
-    return best
+    return max(product_flops(device, dtype, *shape, seconds=seconds) for shape in _PRODUCTS[device])
+
+
+def product_flops(
+    device: str, dtype: torch.dtype, tokens: int, inner: int, outer: int, *, seconds: float = 1.0
+) -> float:
+    """Of [tokens, inner] times [inner, outer], floating-point operations per second."""
+    a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((tokens, inner), (inner, outer)))
+    count = 20 if device == "cuda" else 1
+    samples: list[Sample] = []
+
+    def multiply() -> None:
+        for _ in range(count):
+            a @ b
+
+    until = time.perf_counter() + seconds
+    while len(samples) < 3 or (time.perf_counter() < until and len(samples) < 200):
+        samples.append(timed(multiply, device))
+    return 2 * count * tokens * inner * outer / median_s(samples, clock_of(device))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a device or in the process."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and ("not enough memory" in said or "can't allocate memory" in said)
+    )
+
+
+def free_memory() -> None:
+    """Give back what a call that failed still holds."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def peak_bytes(device: str, *, reset: bool = False) -> int:
@@ -180,6 +212,12 @@ def peak_bytes(device: str, *, reset: bool = False) -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def free_bytes() -> int:
+    """Of the GPU: what a cache may still take."""
+    free, _ = torch.cuda.mem_get_info()
+    return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
 def megabytes(count: float) -> str:

@@ -14,12 +14,20 @@ SIZES = {
     "5m": (4096, 256, 704, 4, 4, 2),
     "30m": (16384, 512, 1408, 8, 8, 4),
     "3b": (128256, 3072, 8192, 28, 24, 8),
+    "8b": (128256, 4096, 14336, 32, 32, 8),
 }
 
 
-def random_llama(size: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A frozen Llama of a size in `SIZES`, weights random, input and output embeddings shared."""
+def random_llama(
+    size: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, attention_layers: int | None = None
+) -> PreTrainedModel:
+    """A frozen Llama of a size in `SIZES`, weights random, input and output embeddings shared.
+
+    With ``attention_layers``, only so many layers, whose MLP and vocabulary are next to nothing.
+    """
     vocabulary, width, mlp, layers, heads, kv_heads = SIZES[size]
+    if attention_layers is not None:
+        vocabulary, mlp, layers = 512, 128, attention_layers
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
@@ -27,7 +35,7 @@ def random_llama(size: str, *, device: str = "cpu", dtype: torch.dtype = torch.f
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
-        max_position_embeddings=65536,
+        max_position_embeddings=2**21,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=None,
@@ -77,11 +85,16 @@ def random_conversations(
                 token_ids=ids[:-1],
                 target_rows=np.arange(length - answers, length),
                 target_ids=ids[length - answers + 1 :],
-                top_ids=np.argsort(rng.random((answers, vocabulary), dtype=np.float32))[:, :top_k],
+                top_ids=_distinct(rng, vocabulary, (answers, top_k)),
                 top_logprobs=np.log(probabilities).astype(np.float32),
             )
         )
     return examples
+
+
+def _distinct(rng: np.random.Generator, vocabulary: int, shape: tuple[int, int]) -> np.ndarray:
+    """Token ids, none twice in a row, without drawing or sorting a number for every token of the vocabulary."""
+    return rng.integers(1, vocabulary // shape[1] + 1, shape).cumsum(1) - 1
 
 
 def random_prefix(

@@ -87,18 +87,13 @@ def _decode(args: Any, model: Any) -> list[dict[str, Any]]:
         stride_tokens=args.stride_tokens,
     )
     results, read, clock = [], 0, common.clock_of(args.device)
-    token = torch.zeros(1, 1, dtype=torch.long, device=args.device)
-
-    def steps(cache: Any) -> None:
-        for _ in range(args.new_tokens):
-            model(token, **cache_argument(cache), use_cache=True)
 
     def ours() -> None:
         with reads_cascades(model):
-            steps(caches[OURS].pop())
+            decode(model, caches[OURS].pop(), args.new_tokens)
 
     def dense() -> None:
-        steps(caches[DENSE].pop())
+        decode(model, caches[DENSE].pop(), args.new_tokens)
 
     for length in args.read_tokens:
         ids = torch.randint(0, model.config.vocab_size, (1, length - read), device=args.device)
@@ -107,7 +102,7 @@ def _decode(args: Any, model: Any) -> list[dict[str, Any]]:
         # Copies are made beforehand, so that they are not timed; one more for the warm-up.
         caches: dict[str, list[Any]] = {
             OURS: [copy.deepcopy(cascade) for _ in range(args.repeats + 1)],
-            DENSE: [_filled(model, length) for _ in range(args.repeats + 1)],
+            DENSE: [filled_cache(model, length) for _ in range(args.repeats + 1)],
         }
         samples = common.alternate(
             {OURS: ours, DENSE: dense}, repeats=args.repeats, warm_ups=1, device=args.device
@@ -125,7 +120,16 @@ def _decode(args: Any, model: Any) -> list[dict[str, Any]]:
     return results
 
 
-def _filled(model: Any, tokens: int) -> DynamicCache:
+@torch.no_grad()
+def decode(model: Any, cache: Any, new_tokens: int) -> None:
+    """One row, so many tokens."""
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    for _ in range(new_tokens):
+        model(token, **cache_argument(cache), use_cache=True)
+
+
+def filled_cache(model: Any, tokens: int) -> DynamicCache:
+    """Random keys and values of so many tokens, one row."""
     cache = DynamicCache(config=model.config)
     for layer, (key, value) in enumerate(zip(*random_prefix(model, tokens), strict=True)):
         cache.update(key[None].to(model.dtype), value[None].to(model.dtype), layer)

@@ -4,8 +4,8 @@ Dense is the unmodified model with transformers' SDPA, which keeps no mask and n
 quadratic in L. On a GPU "flash" is the same with torch's flash kernel forced. The cascade reads in strides, in plain PyTorch,
 with attention scores for every held token. Both sides fill a cache and compute no logits. Measured for one layer (its
 MLP included) and for a whole model, each length in turn A B A B; a call of more than 10 seconds is made once. A side is not
-asked for lengths that would take it more than --budget-s, judged by its last two lengths. Memory is the growth of the process
-(of the allocator, on a GPU) during the call.
+asked for lengths that would take it more than --budget-s, judged by its last two lengths, nor for any after the one at which
+memory ran out. Memory is the growth of the process (of the allocator, on a GPU) during the call.
 
 The paper's figure (arXiv 2406.17808) is 6.8 times less latency than flash attention at a million tokens, with a Triton kernel.
 """
@@ -72,37 +72,49 @@ def _measure(args: Any, part: str) -> dict[str, Any]:
     if part == "layer":
         model.model.layers = model.model.layers[:1]
         model.config.num_hidden_layers = 1
-    sides: dict[str, Callable[[torch.Tensor], None]] = {
-        OURS: lambda ids: _cascade(args, model, ids),
-        DENSE: lambda ids: _dense(model, ids),
+    sides: dict[str, Callable[[torch.Tensor], Any]] = {
+        OURS: lambda ids: read_cascade(args, model, ids),
+        DENSE: lambda ids: read_dense(model, ids),
     }
     if cuda:
-        sides[FLASH] = lambda ids: _dense(model, ids, flash=True)
+        sides[FLASH] = lambda ids: read_dense(model, ids, flash=True)
     clock = common.clock_of(args.device)
     points: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+    stopped: dict[str, int] = {}  # out of memory, and at how many tokens
     first, last = args.log2_lengths
     for side in sides.values():  # the first call of a process pays for more than itself
         side(torch.randint(0, model.config.vocab_size, (1, 2**first), device=args.device))
     for length in (2**k for k in range(first, last + 1)):
         ids = torch.randint(0, model.config.vocab_size, (1, length), device=args.device)
         expected = {name: _expected_s(points[name]) for name in sides}
-        going = [name for name in sides if expected[name] <= args.budget_s]
+        going = [name for name in sides if name not in stopped and expected[name] <= args.budget_s]
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in going}
         for round_ in range(args.repeats):
             for name in going:
-                if round_ > 0 and expected[name] > _ONCE_S:
+                if name in stopped or (round_ > 0 and expected[name] > _ONCE_S):
                     continue
-                with measured_init(torch.device(args.device)) as cost:
-                    sample = common.timed(partial(sides[name], ids), args.device)
+                try:
+                    with measured_init(torch.device(args.device)) as cost:
+                        sample = common.timed(partial(sides[name], ids), args.device)
+                except (RuntimeError, MemoryError) as error:
+                    if not common.out_of_memory(error):
+                        raise
+                    stopped[name] = length
+                    del found[name]
+                    common.progress(f"{part}, {length:,} tokens, {name}: out of memory")
+                    continue
                 found[name].append((getattr(sample, f"{clock}_s"), cost.peak_memory_bytes))
+            if stopped:
+                common.free_memory()
         for name, pairs in found.items():
             seconds, memory = (statistics.median(side) for side in zip(*pairs, strict=True))
             points[name].append({"tokens": length, "seconds": seconds, "peak_bytes": memory})
             common.progress(f"{part}, {length:,} tokens, {name}: {seconds:.2f} s, {memory / 2**20:.0f} MiB")
-    return {"part": part, "sides": points, "readings": _readings(points)}
+    return {"part": part, "sides": points, "out_of_memory_at": stopped, "readings": _readings(points)}
 
 
-def _cascade(args: Any, model: PreTrainedModel, ids: torch.Tensor) -> None:
+def read_cascade(args: Any, model: PreTrainedModel, ids: torch.Tensor) -> CascadingCache:
+    """Into a new cache of ``args``'s ``total_tokens``, ``cascades`` and ``stride_tokens``."""
     cache = CascadingCache(
         config=model.config,
         total_tokens=args.total_tokens,
@@ -110,12 +122,16 @@ def _cascade(args: Any, model: PreTrainedModel, ids: torch.Tensor) -> None:
         stride_tokens=args.stride_tokens,
     )
     cascade_prefill(model, cache, ids)
+    return cache
 
 
 @torch.no_grad()
-def _dense(model: Any, ids: torch.Tensor, *, flash: bool = False) -> None:
+def read_dense(model: Any, ids: torch.Tensor, *, flash: bool = False) -> DynamicCache:
+    """Into a new cache, in one pass."""
+    cache = DynamicCache(config=model.config)
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION) if flash else nullcontext():
-        model.base_model(ids, **cache_argument(DynamicCache(config=model.config)), use_cache=True)
+        model.base_model(ids, **cache_argument(cache), use_cache=True)
+    return cache
 
 
 def _expected_s(points: list[dict[str, float]]) -> float:
@@ -137,6 +153,8 @@ def _readings(points: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     }
     for name in (name for name in points if name != OURS):
         common_ = min(len(ours), len(points[name]))
+        if not common_:
+            continue
         mine, theirs = ([p["seconds"] for p in side[:common_]] for side in (ours, points[name]))
         readings["against"][name] = {
             "crossing_tokens": crossing([p["tokens"] for p in ours[:common_]], mine, theirs),
@@ -163,13 +181,15 @@ def _print(args: Any, result: dict[str, Any]) -> None:
     clock, sides = common.clock_of(args.device), result["sides"]
     peers = [name for name in sides if name != OURS]
     rows = []
-    for i, point in enumerate(sides[OURS]):
+    for i, point in enumerate(max(sides.values(), key=len)):
         row = [f"{point['tokens']:,}"]
         for name in sides:
             known = sides[name][i] if i < len(sides[name]) else None
             row += [f"{known['seconds']:.3f}", common.megabytes(known["peak_bytes"])] if known else ["–", "–"]
         row += [
-            f"{sides[name][i]['seconds'] / point['seconds']:.2f}" if i < len(sides[name]) else "–"
+            f"{sides[name][i]['seconds'] / sides[OURS][i]['seconds']:.2f}"
+            if i < min(len(sides[name]), len(sides[OURS]))
+            else "–"
             for name in peers
         ]
         rows.append(row)
@@ -187,6 +207,8 @@ def _print(args: Any, result: dict[str, Any]) -> None:
     readings = result["readings"]
     slopes = ", ".join(f"{name} {slope:.2f}" for name, slope in readings["slopes"].items())
     print(f"Slope in the log-log plot, last four lengths: {slopes}.")
+    for name, tokens in result["out_of_memory_at"].items():
+        print(f"Memory ran out at {tokens:,} tokens: {name}.")
     for name, found in readings["against"].items():
         where = found["crossing_tokens"]
         print(

@@ -1,10 +1,10 @@
 """Conversations per second of the in-process teacher against plain `generate`; where a whole run's time goes.
 
-Every conversation is a question and an answer of fixed lengths about one chunk. Three ways, same model, greedy:
-- `LocalTeacher`: the chunk is prefilled once for all questions and answers, and all rows decode together;
-- one `model.generate` per conversation and role, the chunk in each prompt;
-- one batched `model.generate` per role, the chunk repeated in every row.
-The tokens must agree, which is checked first. The peers take no log-probabilities; ours takes 20 per answer token.
+Every conversation is a question and an answer of fixed lengths about one chunk. Three ways, same model, greedy
+(`_generation_ways`): `LocalTeacher`; one `model.generate` per conversation and role, the chunk in each prompt; one batched
+`model.generate` per role, the chunk repeated in every row. The tokens must agree, which is checked first. The peers take no
+log-probabilities; ours takes 20 per answer token. One by one, only so many as --one-by-one says are made, and their time is
+counted for all.
 
 The second table is a real training run (LitCartridge, SelfStudyDataModule, Lightning's Trainer) on the bundled model,
 or on a random one of its kind where the bundled model is absent.
@@ -14,17 +14,15 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import _common as common
+from benchmarks._generation_ways import BATCHED, OURS, SINGLE, Conversations
 from benchmarks._models import SIZES, random_llama
-from lit_cartridges.teachers.local import LocalTeacher
-from lit_cartridges.teachers.teacher import Sampling
-
-OURS, SINGLE, BATCHED = "LocalTeacher", "generate, one by one", "generate, batched"
 
 
 def main(argv: list[str] | None = None) -> dict[str, Any]:
@@ -34,6 +32,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         "--chunk-tokens", type=int, nargs="*", help="512 and 2,048 by default; none: the run only"
     )
     parser.add_argument("--conversations", type=int, help="about one chunk")
+    parser.add_argument("--one-by-one", type=int, help="conversations that are; all on the CPU, 1 on a GPU")
     parser.add_argument("--question-tokens", type=int, default=32)
     parser.add_argument("--answer-tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int)
@@ -46,7 +45,8 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if args.chunk_tokens is None:
         args.chunk_tokens = [128, 256] if args.quick else [512, 2048]
     args.conversations = args.conversations or (4 if args.quick else 64 if cuda else 8)
-    args.repeats = args.repeats or (1 if args.quick else 5 if cuda else 2)
+    args.one_by_one = min(args.conversations, args.one_by_one or (1 if cuda else args.conversations))
+    args.repeats = args.repeats or (1 if args.quick else 3 if cuda else 2)
     args.steps = args.steps if args.steps is not None else (3 if args.quick else 32)
     if args.quick:
         args.question_tokens, args.answer_tokens = min(args.question_tokens, 8), min(args.answer_tokens, 16)
@@ -83,45 +83,25 @@ def _print_conversations(args: Any, results: list[dict[str, Any]]) -> None:
 
 
 def _measure(args: Any, model: Any, chunk_tokens: int) -> dict[str, Any]:
-    vocabulary = model.config.vocab_size
-    chunk = torch.randint(3, vocabulary, (chunk_tokens,)).tolist()
-    seeds = list(range(args.conversations))
     # The seed prompts differ in length no more than the paper's do: a few tokens.
-    prompts = [torch.randint(3, vocabulary, (24,)).tolist() for _ in seeds]
-    marker = torch.randint(3, vocabulary, (4,)).tolist()
-    question, answer = Sampling(0.0, args.question_tokens), Sampling(0.0, args.answer_tokens)
-    teacher = LocalTeacher()
-    teacher.bind(model, None)
-
-    def ours() -> list[list[int]]:
-        teacher.close()  # the chunk is new
-        asked = teacher.complete(context_ids=chunk, prompts=prompts, sampling=question, seeds=seeds)
-        told = [c.token_ids.tolist() + marker for c in asked]
-        replies = teacher.complete(context_ids=chunk, prompts=told, sampling=answer, seeds=seeds, top_k=20)
-        return [[*q, *r.token_ids.tolist()] for q, r in zip(told, replies, strict=True)]
-
-    def generate(rows: list[list[int]], new_tokens: int) -> list[list[int]]:
-        ids = torch.tensor([chunk + row for row in rows], device=args.device)
-        out = model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=new_tokens,
-            do_sample=False,
-            pad_token_id=0,
-        )
-        return out[:, ids.shape[1] :].tolist()
-
-    def batched(rows: list[list[int]] = prompts) -> list[list[int]]:
-        told = [asked + marker for asked in generate(rows, args.question_tokens)]
-        return [[*q, *r] for q, r in zip(told, generate(told, args.answer_tokens), strict=True)]
-
-    def single() -> list[list[int]]:
-        return [batched([row])[0] for row in prompts]
-
-    ways = {OURS: ours, BATCHED: batched, SINGLE: single}
-    found = {name: way() for name, way in ways.items() if name != SINGLE} | {SINGLE: batched(prompts[:1])}
+    conversations = Conversations(
+        model,
+        chunk_tokens=chunk_tokens,
+        count=args.conversations,
+        question_tokens=args.question_tokens,
+        answer_tokens=args.answer_tokens,
+    )
+    ways: dict[str, Callable[[], Any]] = {
+        OURS: conversations.ours,
+        BATCHED: conversations.batched,
+        SINGLE: lambda: conversations.single(args.one_by_one),
+    }
+    found = {OURS: conversations.ours(), BATCHED: conversations.batched()}
+    conversations.single(1)
     tokens = [len(row) for row in found[OURS]]
-    assert set(tokens) == {args.question_tokens + len(marker) + args.answer_tokens}, "a reply ended early"
+    assert set(tokens) == {args.question_tokens + len(conversations.marker) + args.answer_tokens}, (
+        "a reply ended early"
+    )
     # Greedy ties of a random model may fall either way; most conversations must agree.
     same = sum(a == b for a, b in zip(found[OURS], found[BATCHED], strict=True)) / len(tokens)
     common.progress(
@@ -130,6 +110,8 @@ def _measure(args: Any, model: Any, chunk_tokens: int) -> dict[str, Any]:
     if args.device == "cpu" and same < 0.75:
         raise AssertionError(f"only {same:.0%} of the conversations agree: the ways do not do the same work")
     samples = common.alternate(ways, repeats=args.repeats, device=args.device)
+    times = args.conversations / args.one_by_one
+    samples[SINGLE] = [common.Sample(s.wall_s * times, s.cpu_s * times) for s in samples[SINGLE]]
     clock = common.clock_of(args.device)
     return {
         "chunk_tokens": chunk_tokens,

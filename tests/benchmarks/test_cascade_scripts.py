@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from benchmarks import cascade_ablation, cascade_decode, cascade_kept, cascade_prefill
 from benchmarks._plots import crossing, loglog_slope
@@ -30,6 +31,24 @@ def test_a_side_that_would_exceed_the_budget_stops_and_is_compared_where_it_went
     lengths = {name: len(points) for name, points in result["sides"].items()}
     assert lengths == {"cascade": 1, "dense (SDPA)": 1}, "the first length is always measured"
     assert result["readings"]["against"]["dense (SDPA)"]["longest_common_tokens"] == 32
+
+
+@pytest.mark.parametrize("side", ["read_dense", "read_cascade"])
+def test_a_side_whose_memory_runs_out_stops_and_the_other_goes_on(tmp_path, capsys, monkeypatch, side):
+    reads = getattr(cascade_prefill, side)
+
+    def hungry(*args, **options):
+        if args[-1].shape[1] >= 64:
+            torch.empty(2**60, dtype=torch.uint8)
+        return reads(*args, **options)
+
+    monkeypatch.setattr(cascade_prefill, side, hungry)
+    (result,) = run(cascade_prefill, tmp_path, "--parts", "layer")["results"]
+    name = {"read_dense": "dense (SDPA)", "read_cascade": "cascade"}[side]
+    assert result["out_of_memory_at"] == {name: 64}
+    assert sorted(len(points) for points in result["sides"].values()) == [1, 3]
+    printed = capsys.readouterr().out
+    assert f"Memory ran out at 64 tokens: {name}." in printed and "\n| 128 " in printed
 
 
 def test_decode_and_scores(tmp_path, capsys):

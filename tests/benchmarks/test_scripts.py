@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import attention_ways, generation_throughput, serving, training_throughput
+from benchmarks._models import random_conversations, random_llama
+from lit_cartridges.models.position_limit import max_positions
 
 # PEFT, a peer, hands caches over by their name before transformers 5.24.
 pytestmark = pytest.mark.filterwarnings("default:.*past_key_values.*:FutureWarning")
@@ -92,6 +94,18 @@ def test_sides_that_do_different_work_are_refused():
             require({"a": Fixed(1.0), "b": Fixed(wrong)}, [], "float32")
 
 
+def test_a_teachers_tokens_are_distinct_and_in_the_vocabulary():
+    for vocabulary in (20, 128_256):
+        for example in random_conversations(3, vocabulary=vocabulary, shortest=10, longest=99, top_k=20):
+            assert example.top_ids.shape == (len(example.target_ids), 20)
+            assert all(len(set(row)) == 20 for row in example.top_ids.tolist())
+            assert example.top_ids.min() >= 0 and example.top_ids.max() < vocabulary
+
+
+def test_random_models_read_a_million_tokens():
+    assert max_positions(random_llama("tiny").config) > 2**20
+
+
 def test_attention_ways(tmp_path):
     results = run(attention_ways, tmp_path, "--num-tokens", "5", "9", "--lengths", "3", "17")["results"]
     assert [r["num_tokens"] for r in results] == [5, 9]
@@ -111,9 +125,10 @@ def test_generation_throughput(tmp_path):
         "--answer-tokens",
         "4",
     )
-    (result,) = run(generation_throughput, tmp_path, *options, "--steps", "0")["results"]
+    figures = run(generation_throughput, tmp_path, *options, "--steps", "0", "--one-by-one", "1")
+    (result,) = figures["results"]
     assert result["same_conversations"] == 1.0
-    assert len(result["ways"]) == 3
+    assert len(result["ways"]) == 3 and figures["settings"]["one_by_one"] == 1
 
 
 @pytest.mark.slow
@@ -146,6 +161,8 @@ def test_serving(tmp_path):
     )
     per_token = 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, width, bytes
     figures = run(serving, tmp_path, *options, "--memory-bytes", str(52 * per_token), "--max-rows", "4")
+    assert [row["rows"] for row in figures["throughput"]] == [0, 3, 3], "with logits, which count here"
+    assert {row["times_corpus"] for row in figures["throughput"]} == {None}
     rows = {row["way"]: row for row in figures["results"]}
     assert list(rows) == ["ICL", "ICL, prefill kept", "cartridge, a tenth", "cartridge, 6"]
     assert [row["prefix_tokens"] for row in rows.values()] == [40, 40, 4, 6]
@@ -155,6 +172,20 @@ def test_serving(tmp_path):
     assert [row["rows_unshared"] for row in rows.values()] == [1, 1, 4, 4]
     assert rows["ICL"]["batch_1_s"] > rows["ICL, prefill kept"]["batch_1_s"]
     assert all(row["batch_1_s"] > 0 and row["question_s"] > 0 for row in rows.values())
+
+
+def test_tokens_per_second_of_the_largest_batch(tmp_path, capsys):
+    options = ("--corpus-tokens", "64", "--new-tokens", "2", "--max-rows", "4", "--repeats", "2")
+    icl, own, one = run(serving, tmp_path, *options)["throughput"]
+    assert [row["held_tokens"] for row in (icl, own, one)] == [64, 2, 2]
+    assert [row["cache_bytes"] // (2 * 2 * 2 * 16 * 4) for row in (icl, own, one)] == [
+        4 * 66,
+        4 * 4,
+        2 + 4 * 2,
+    ]
+    assert icl["times_corpus"] is None and all(row["deviation_per_s"] >= 0 for row in (icl, own, one))
+    assert own["times_corpus"] == pytest.approx(own["tokens_per_s"] / icl["tokens_per_s"])
+    assert "| cartridge, one for all rows |" in capsys.readouterr().out.replace("  ", "")
 
 
 def test_a_corpus_that_does_not_fit_has_no_batch(tmp_path):
@@ -168,6 +199,7 @@ def test_a_corpus_that_does_not_fit_has_no_batch(tmp_path):
         "--new-tokens",
         "2",
     )
-    rows = run(serving, tmp_path, *options, "--memory-bytes", "4096")["results"]
-    assert [row["rows"] for row in rows] == [0, 0, 0, 0]
+    figures = run(serving, tmp_path, *options, "--memory-bytes", "4096")
+    rows = figures["results"]
+    assert [row["rows"] for row in rows] == [0, 0, 0, 0] == [*(r["rows"] for r in figures["throughput"]), 0]
     assert rows[0]["question_s"] is None
