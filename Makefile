@@ -26,7 +26,7 @@ VLLM := $(VENV)-vllm
 NEWEST := $(VENV)-newest
 INSTALLED := build/installed
 
-.PHONY: help install install-deepspeed install-vllm demo test test-distributed test-faults test-gpu test-newest test-vllm install-slurm test-slurm fuzz lint format typecheck api help-texts bench clean
+.PHONY: help install install-deepspeed install-vllm demo test test-distributed test-faults test-gpu test-newest test-vllm install-slurm test-slurm fuzz lint format typecheck api help-texts bench bench-gpu clean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -128,6 +128,10 @@ typecheck: $(STAMP) ## install the package into build/, compare its files with t
 
 api: $(STAMP) ## write docs/api.md from signatures and docstrings
 	$(PY) docs/api_page.py
+
+bench-gpu: $(STAMP) ## every figure of one card in at most eight minutes, kept in runs/bench/gpu_figures.json (BENCH_ARGS)
+	@mkdir -p runs/bench
+	$(PY) -m benchmarks.gpu_figures --json runs/bench/gpu_figures.json $(BENCH_ARGS)
 
 bench: $(STAMP) ## run every script of benchmarks/ and keep its figures in runs/bench/ (BENCH, BENCH_ARGS)
 	@mkdir -p runs/bench

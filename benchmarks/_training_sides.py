@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from benchmarks._models import random_prefix
 from lit_cartridges.attention import reads_prefixes
 from lit_cartridges.cartridge import Cartridge
-from lit_cartridges.data.batch import Example, pack
+from lit_cartridges.data.batch import Example, pack, packed
 from lit_cartridges.losses import LanguageHead
 from lit_cartridges.module import LitCartridge
 
@@ -27,10 +27,17 @@ LEARNING_RATE = 1e-3
 
 
 class OurSide:
-    """Packed sequences, merged attention, chunked loss on the answers."""
+    """Packed sequences, merged attention, chunked loss on the answers.
+
+    In rows of at most ``tokens_per_row``, gradients accumulated; None packs all conversations of a step into one row.
+    """
 
     def __init__(
-        self, model: PreTrainedModel, num_tokens: int, prefix: tuple[list[Tensor], list[Tensor]]
+        self,
+        model: PreTrainedModel,
+        num_tokens: int,
+        prefix: tuple[list[Tensor], list[Tensor]],
+        tokens_per_row: int | None = None,
     ) -> None:
         self.lit = LitCartridge(model="random", num_tokens=num_tokens)
         self.lit.student = model
@@ -38,6 +45,7 @@ class OurSide:
         self.lit.cartridge = Cartridge(*prefix, num_frozen_tokens=1)
         self.optimizer = torch.optim.Adam(self.lit.cartridge.parameters(), lr=LEARNING_RATE)
         self.model = model
+        self.tokens_per_row = tokens_per_row
 
     def answer_losses(self, examples: Sequence[Example]) -> Tensor:
         """Per answer token, detached."""
@@ -46,9 +54,11 @@ class OurSide:
 
     def step(self, examples: Sequence[Example]) -> None:
         """One optimizer step."""
+        whole = sum(len(example.token_ids) for example in examples)
+        answers = sum(len(example.target_ids) for example in examples)
         with reads_prefixes(self.model):
-            batch = pack(examples).to(self.model.device)
-            (self.lit.losses(batch)[0] / len(batch.target_rows)).backward()
+            for row in packed(examples, self.tokens_per_row or whole):
+                (self.lit.losses(row.to(self.model.device))[0] / answers).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -83,7 +93,7 @@ class PeftSide:
                 logits = self._logits([example])[
                     0, torch.from_numpy(example.target_rows).to(self.model.device)
                 ]
-                losses.append(_top_k_losses(logits.float(), *self._top(example, all_tokens=False)))
+                losses.append(top_k_losses(logits.float(), *self._top(example, all_tokens=False)))
         return torch.cat(losses)
 
     def step(self, examples: Sequence[Example]) -> None:
@@ -94,7 +104,7 @@ class PeftSide:
             losses = []
             for row, example in enumerate(rows):
                 top = self._top(example, all_tokens=True)
-                losses.append(_top_k_losses(logits[row, : len(example.token_ids)], *top).mean())
+                losses.append(top_k_losses(logits[row, : len(example.token_ids)], *top).mean())
             (torch.stack(losses).sum() / len(examples)).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -117,7 +127,8 @@ class PeftSide:
         return ids.to(self.model.device), logprobs.to(self.model.device)
 
 
-def _top_k_losses(logits: Tensor, top_ids: Tensor, top_logprobs: Tensor) -> Tensor:
+def top_k_losses(logits: Tensor, top_ids: Tensor, top_logprobs: Tensor) -> Tensor:
+    """Cross-entropy with the teacher's top-k per row."""
     return -(top_logprobs.exp() * logits.log_softmax(-1).gather(-1, top_ids)).sum(-1)
 
 
