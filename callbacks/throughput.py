@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from time import perf_counter
 from typing import Any
 
@@ -10,6 +9,7 @@ import lightning as L
 import torch
 
 from lit_cartridges.data.batch import PackedBatch
+from lit_cartridges.init.init_cost import resident_peak_bytes
 
 
 class ThroughputMonitor(L.Callback):
@@ -98,7 +98,7 @@ class ThroughputMonitor(L.Callback):
 
 
 def peak_bytes() -> float:
-    """Most bytes held so far: by the GPU's allocator, or resident in this process."""
+    """Most bytes held so far: by the GPU's allocator, or resident in this process (since the init was measured, if it was)."""
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    return resident_peak_bytes()

@@ -7,7 +7,7 @@ import gc
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -68,27 +68,27 @@ class _CudaMemory:
 class _ResidentMemory:
     def __init__(self) -> None:
         _give_back_freed_pages()
-        self.by_status = _reset_high_water_mark()
-        self.before = self._peak_bytes()
+        _reset_high_water_mark()
+        self.before = resident_peak_bytes()
 
     def growth_bytes(self) -> float:
-        return max(0.0, self._peak_bytes() - self.before)
-
-    def _peak_bytes(self) -> float:
-        if self.by_status:
-            line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-            return int(line.split()[1]) * 1024.0
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * float(unit)
+        return max(0.0, resident_peak_bytes() - self.before)
 
 
-def _reset_high_water_mark() -> bool:
-    """Whether the kernel has set it back to what is resident now."""
-    try:
+def resident_peak_bytes() -> float:
+    """The most that was resident in this process; where /proc does not tell it, a parent's peak before this one started too."""
+    with suppress(OSError):
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024.0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * float(unit)
+
+
+def _reset_high_water_mark() -> None:
+    """To what is resident now, where the kernel lets us."""
+    with suppress(OSError):
         _CLEAR_REFS.write_text("5")
-        return "VmHWM" in _STATUS.read_text()
-    except OSError:
-        return False
 
 
 def _give_back_freed_pages() -> None:
