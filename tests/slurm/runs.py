@@ -53,15 +53,20 @@ class Run:
             },
             "data": {
                 "corpus": save_corpus(folder / "corpus.txt"),
-                "min_chunk_tokens": 20,
-                "max_chunk_tokens": 40,
-                "seed_prompts": SEED_PROMPTS,
-                "conversations_per_group": 4,
+                "source": {
+                    "class_path": "SelfStudy",
+                    "init_args": {
+                        "min_chunk_tokens": 20,
+                        "max_chunk_tokens": 40,
+                        "seed_prompts": SEED_PROMPTS,
+                        "conversations_per_group": 4,
+                        "question_temperature": 1.0,
+                        "question_max_tokens": 5,
+                        "answer_max_tokens": 8,
+                        "top_k": 4,
+                    },
+                },
                 "groups_per_round": 2,
-                "question_temperature": 1.0,
-                "question_max_tokens": 5,
-                "answer_max_tokens": 8,
-                "top_k": 4,
                 "tokens_per_batch": 40,
             },
         }

@@ -41,9 +41,14 @@ def test_a_preempted_job_with_vllm_trains_to_the_end(cluster, tmp_path):
     }
     study = {
         "corpus": corpus,
-        "seed_prompts": "lit_cartridges.pocket.SEED_PROMPTS",
-        "min_chunk_tokens": 96,
-        "max_chunk_tokens": 128,
+        "source": {
+            "class_path": "SelfStudy",
+            "init_args": {
+                "seed_prompts": "lit_cartridges.pocket.SEED_PROMPTS",
+                "min_chunk_tokens": 96,
+                "max_chunk_tokens": 128,
+            },
+        },
         "tokens_per_batch": 128,
     }
     run = Run(tmp_path / "a", hold={0: [5, 0]}, model={"model": str(model_path())}, data=study)
