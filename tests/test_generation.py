@@ -205,8 +205,10 @@ def test_an_untouched_prompt_and_cartridge_come_back(llama):
         {"guidance_scale": 2.0},
     ],
 )
-def test_greedy_decoding_takes_the_likeliest_token_whatever_the_models_defaults_are(llama, defaults):
-    llama.generation_config = copy.deepcopy(llama.generation_config)
+def test_greedy_decoding_takes_the_likeliest_token_whatever_the_models_defaults_are(
+    llama, defaults, monkeypatch
+):
+    monkeypatch.setattr(llama, "generation_config", copy.deepcopy(llama.generation_config))
     vars(llama.generation_config).update(defaults)
     ids = PREFIX[None]
     while ids.shape[1] < len(PREFIX) + 12:

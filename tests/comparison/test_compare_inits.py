@@ -252,7 +252,10 @@ def test_runs_that_share_a_seed_differ_in_what_is_compared_alone(tmp_path, recip
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--strategies", "FirstToken"], "there is no 'FirstToken'; choose from RandomVectors, RandomTokens"),
+        (
+            ["--strategies", "FirstToken"],
+            "there is no 'FirstToken'; choose from AttentionMatching, CascadeTokens",
+        ),
         (["--strategies", "FirstTokens", "FirstTokens"], "each once"),
         (["--strategies", "FirstTokens", "--options.Text.path", "x"], "--options.Text.path=x: the compared"),
         (
