@@ -93,17 +93,20 @@ class BandPart:
 
     window: int
     real: Tensor | None = None
-    _masks: dict[tuple[int, ...], Tensor | None] = field(default_factory=dict, compare=False, repr=False)
+    _masks: dict[tuple[int, ...], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: float | None = None
     ) -> tuple[Tensor, Tensor]:
         out = query.new_empty(*query.shape[:-1], value.shape[-1])
         lse = query.new_empty(query.shape[:-1], dtype=wide_dtype(query))
-        for rows, keys in self._blocks(query, key):
-            own_key, own_value = key[:, :, keys], value[:, :, keys]
-            how = self._visible(rows, keys, query)
-            part = attend(query[:, :, rows], own_key, own_value, scale, **how, softcap=softcap)
+        for rows, keys, causal, mask in self._blocks(query, key):
+            part = attend(
+                *(query[:, :, rows], key[:, :, keys], value[:, :, keys], scale),
+                causal=causal,
+                mask=mask,
+                softcap=softcap,
+            )
             out[:, :, rows], lse[:, :, rows] = part
         return out, lse
 
@@ -120,35 +123,38 @@ class BandPart:
     ) -> tuple[Tensor, ...]:
         d_query = torch.empty_like(query)
         d_key, d_value = (torch.zeros_like(x, dtype=wide_dtype(query)) for x in (key, value))
-        for rows, keys in self._blocks(query, key):
+        for rows, keys, causal, mask in self._blocks(query, key):
             own_grad, own_query, own_out, own_lse = (x[:, :, rows] for x in (grad, query, out, lse))
             d_query[:, :, rows], more_key, more_value = attend_backward(
                 *(own_grad, own_query, key[:, :, keys], value[:, :, keys], own_out, own_lse, scale),
-                **self._visible(rows, keys, query),
+                causal=causal,
+                mask=mask,
                 softcap=softcap,
             )
             d_key[:, :, keys] += more_key  # neighbouring blocks share keys
             d_value[:, :, keys] += more_value
         return d_query, d_key.to(key.dtype), d_value.to(value.dtype)
 
-    def _blocks(self, query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice]]:
-        """Places of a block's queries, and of the keys that they may see."""
+    def _blocks(self, query: Tensor, key: Tensor) -> Iterator[tuple[slice, slice, bool, Tensor | None]]:
+        """Places of a block's queries and of the keys that they may see, and how: causally, or behind a mask, or all."""
         tokens, cached = query.shape[2], key.shape[2] - query.shape[2]
         size = max(self.window, _SMALLEST_BLOCK_TOKENS)
         for start in range(0, tokens, size):
-            stop = min(start + size, tokens)
-            yield slice(start, stop), slice(max(0, cached + start - self.window + 1), cached + stop)
+            rows = slice(start, min(start + size, tokens))
+            keys = slice(max(0, cached + start - self.window + 1), cached + rows.stop)
+            count, reach = rows.stop - start, keys.stop - keys.start
+            if self.real is None and reach <= self.window and count in (1, reach):
+                yield rows, keys, count == reach, None
+            else:
+                yield rows, keys, False, self._mask_of(count, keys, query)
 
-    def _visible(self, rows: slice, keys: slice, like: Tensor) -> dict[str, Tensor | bool | None]:
-        """The keywords of `attend`; masks are kept, since blocks and layers have them in common."""
-        tokens, reach = rows.stop - rows.start, keys.stop - keys.start
-        if self.real is None and reach <= self.window and tokens in (1, reach):
-            return {"causal": tokens == reach, "mask": None}
-        id_ = (tokens, reach) if self.real is None else (tokens, reach, keys.start)
+    def _mask_of(self, count: int, keys: slice, like: Tensor) -> Tensor:
+        """Kept, since blocks and layers have them in common: without padding it depends on the sizes alone."""
+        real = None if self.real is None else self.real[:, keys]
+        id_ = (count, keys.stop - keys.start, -1 if real is None else keys.start)
         if id_ not in self._masks:
-            real = None if self.real is None else self.real[:, keys]
-            self._masks[id_] = _mask(tokens, reach, self.window, real, like)
-        return {"causal": False, "mask": self._masks[id_]}
+            self._masks[id_] = _mask(count, keys.stop - keys.start, self.window, real, like)
+        return self._masks[id_]
 
 
 def _split(query: Tensor, key: Tensor) -> tuple[slice, slice]:
