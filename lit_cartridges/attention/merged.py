@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lit_cartridges.attention.key_biases import gradient_of_biases, narrowed, widen_values, widened
 from lit_cartridges.attention.parts import Part, PrefixPart
+from lit_cartridges.attention.plain import merged_outputs
 
 
 class MergedAttention(torch.autograd.Function):
@@ -58,9 +59,7 @@ class MergedAttention(torch.autograd.Function):
                 wide = widened(query, prefix_key, prefix_value, prefix_biases, scale)
                 prefix_out, prefix_lse = prefix.attend(*wide, scale)
                 prefix_out = narrowed(prefix_out)
-            own_weight = torch.sigmoid(lse - prefix_lse).unsqueeze(-1)
-            lse = torch.logaddexp(lse, prefix_lse)
-            out = torch.lerp(prefix_out.to(lse.dtype), out.to(lse.dtype), own_weight)
+            out, lse = merged_outputs(out, lse, prefix_out, prefix_lse)
         if sinks is not None:
             column = sinks.to(lse.dtype)[:, None]
             out = out * torch.sigmoid(lse - column).unsqueeze(-1)

@@ -20,6 +20,7 @@ from torch import Tensor
 # exactly 0 after a merge, where -inf would make NaN.
 HIDDEN = -1e30
 _CHUNK_TOKENS = 1024
+_MOST_SCORES = 2**28  # of a chunk, 1 GiB in fp32: behind many keys it holds fewer queries
 
 
 def attend_plain(
@@ -39,7 +40,7 @@ def attend_plain(
     out = query.new_empty(*query.shape[:-1], value.shape[-1])
     lse = query.new_empty(query.shape[:-1], dtype=wide)
     with without_autocast(query):
-        for rows in _chunks(query):
+        for rows in _chunks(query, key):
             # Widened where they are used: never both at once.
             scores, _ = _scores(
                 query[:, :, rows].to(wide), key.to(wide), scale, rows, causal, mask, softcap, bias
@@ -73,7 +74,7 @@ def attend_backward_plain(
     d_key, d_value = torch.zeros_like(wide_key), torch.zeros_like(wide_value)
     d_bias = None if bias is None else bias.new_zeros(query.shape[1], key.shape[2], dtype=wide)
     with without_autocast(query):
-        for rows in _chunks(query):
+        for rows in _chunks(query, key):
             part, part_grad, part_out = (x[:, :, rows].to(wide) for x in (query, grad, out))
             scores, slope = _scores(part, wide_key, scale, rows, causal, mask, softcap, bias)
             weights = (scores - lse[:, :, rows, None]).exp()
@@ -116,13 +117,21 @@ def _scores(
     return scores, slope
 
 
-def _chunks(query: Tensor) -> list[slice]:
-    return [slice(start, start + _CHUNK_TOKENS) for start in range(0, query.shape[2], _CHUNK_TOKENS)]
+def _chunks(query: Tensor, key: Tensor) -> list[slice]:
+    scores = max(1, query.shape[0] * query.shape[1] * key.shape[2])  # of one query token
+    size = min(max(1, _MOST_SCORES // scores), _CHUNK_TOKENS)
+    return [slice(start, start + size) for start in range(0, query.shape[2], size)]
 
 
 def wide_dtype(query: Tensor) -> torch.dtype:
     """What scores and log-sum-exps of these queries are held in: fp32, or fp64."""
     return torch.promote_types(query.dtype, torch.float32)
+
+
+def merged_outputs(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of the attention over two sets of keys together, in the dtype of ``lse``."""
+    weight = torch.sigmoid(lse - other_lse).unsqueeze(-1)
+    return torch.lerp(other.to(lse.dtype), out.to(lse.dtype), weight), torch.logaddexp(lse, other_lse)
 
 
 def without_autocast(like: Tensor) -> AbstractContextManager[Any]:

@@ -29,7 +29,8 @@ def prefill(
     as one.
 
     Every position is kept, those that a sliding-window layer will no longer see too, so that a cartridge made of the
-    result is complete. The tokens are read ``window_tokens`` at a time, which bounds memory and changes nothing.
+    result is complete. The tokens are read ``window_tokens`` at a time, which bounds memory and changes nothing: beside the
+    keys and values, memory depends on the window (see `cached_rows`), and time is that of one pass.
 
     Raises:
         ValueError: no tokens, or more than the model has positions.

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from lit_cartridges.attention.cache_argument import cache_among
+from lit_cartridges.attention.cached_rows import rows_part
 from lit_cartridges.attention.extras import cached_heads, known_extras
 from lit_cartridges.attention.kernels import additive_mask
 from lit_cartridges.attention.merged import MergedAttention
-from lit_cartridges.attention.parts import PackedPart, PrefixPart, RowsPart, SlicedPart
+from lit_cartridges.attention.parts import PackedPart, PrefixPart, SlicedPart
+from lit_cartridges.attention.reached_prefix import ReachedPrefix
 from lit_cartridges.attention.readers import LayerCall
 
 
@@ -107,7 +109,7 @@ class PrefixCall:
             elif lengths is not None:
                 part = PackedPart.of_lengths(lengths, window=window, device=query.device)
             else:
-                part = _rows_part(query, key, real, window)
+                part = rows_part(query, key, real, window)
             self._own[window] = part
         return self._own[window]
 
@@ -117,16 +119,19 @@ class PrefixCall:
             return PrefixPart()
         id_ = (window, query.shape[1] // key.shape[1])
         if id_ not in self._prefix:
-            self._prefix[id_] = PrefixPart(self._window_mask(query, key, real, window))
+            self._prefix[id_] = self._window_part(query, key, real, window)
         return self._prefix[id_]
 
-    def _window_mask(self, query: Tensor, key: Tensor, real: Tensor | None, window: int) -> Tensor | None:
-        positions = self._positions(query, key, real)
-        if int(positions.max()) < window:
-            return None
-        distance = positions.reshape(-1, 1) - torch.arange(self.reading.num_tokens, device=query.device)
+    def _window_part(self, query: Tensor, key: Tensor, real: Tensor | None, window: int) -> PrefixPart:
+        positions, prefix = self._positions(query, key, real), self.reading.num_tokens
+        nearest, farthest = torch.stack(positions.aminmax()).tolist()
+        if farthest < window:
+            return PrefixPart()
+        first = min(max(0, nearest - window + 1), prefix - 1)  # one is kept where all are hidden
+        distance = positions.reshape(-1, 1) - torch.arange(first, prefix, device=query.device)
         groups = query.shape[1] // key.shape[1]
-        return additive_mask(distance >= window, query.dtype).repeat(groups, 1)[None, None]
+        mask = additive_mask(distance >= window, query.dtype).repeat(groups, 1)[None, None]
+        return ReachedPrefix(mask, first)
 
     def _positions(self, query: Tensor, key: Tensor, real: Tensor | None) -> Tensor:
         """[batch, tokens] of the queries, counted from the prefix's first token."""
@@ -153,25 +158,3 @@ def _positions_by_mask(keywords: Mapping[str, Any], prefix_tokens: int) -> Tenso
     reach = new + (prefix_tokens if cache is None else int(cache.get_seq_length()))
     positions = (mask.long().cumsum(1) - 1).clamp(min=0) + max(0, reach - mask.shape[1])
     return positions[:, -new:]
-
-
-def _rows_part(query: Tensor, key: Tensor, padding: Tensor | None, window: int | None) -> RowsPart:
-    """Rows [B, ·, T, D], whose last T of M keys are their own tokens; ``padding`` [B, M] is True where a key is real."""
-    tokens, keys = query.shape[2], key.shape[2]
-    if window is not None and window >= keys:
-        window = None
-    if padding is None and window is None:
-        if tokens == keys:
-            return RowsPart(causal=True)
-        if tokens == 1:
-            return RowsPart(causal=False)
-    distance = torch.arange(keys - tokens, keys, device=query.device)[:, None] - torch.arange(
-        keys, device=query.device
-    )
-    hidden = distance < 0
-    if window is not None:
-        hidden |= distance >= window
-    hidden = hidden[None, None]
-    if padding is not None:
-        hidden = hidden | ~padding[:, None, None, :].bool()
-    return RowsPart(causal=False, mask=additive_mask(hidden, query.dtype))

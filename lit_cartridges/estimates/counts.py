@@ -21,7 +21,7 @@ FP32 = 4
 # DeepSpeed's buckets for gradients, as Lightning's strategy sets them: two of so many fp32 elements (overlap_comm).
 ZERO_BUCKET_ELEMENTS = 2 * 200_000_000
 # `attend_plain` makes scores for so many queries at a time.
-_SCORED_TOKENS = 1024
+_SCORED_TOKENS, _MOST_SCORES = 1024, 2**28
 
 
 # --- memory -----------------------------------------------------------------------------------------------------
@@ -136,7 +136,8 @@ def plain_attention_bytes(shape: Shape, *, rows: int, tokens: int, keys: int, el
     of a group, then three times the fp32 scores, or twice with the values in fp32."""
     wide = rows * keys * shape.heads * shape.head_dim
     repeated = 0 if shape.heads == shape.kv_heads else 2 * element * wide
-    scores = FP32 * rows * shape.heads * min(tokens, _SCORED_TOKENS) * keys
+    one = rows * shape.heads * keys
+    scores = FP32 * one * min(tokens, _SCORED_TOKENS, max(1, _MOST_SCORES // max(1, one)))
     return repeated + max(3 * scores, 2 * scores + FP32 * wide)
 
 

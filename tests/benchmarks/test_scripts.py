@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import attention_ways, generation_throughput, serving, training_throughput
+from benchmarks import attention_ways, generation_throughput, long_prefill, serving, training_throughput
 from benchmarks._models import random_conversations, random_llama
+from lit_cartridges.attention.parts import RowsPart
 from lit_cartridges.models.position_limit import max_positions
 
 # PEFT, a peer, hands caches over by their name before transformers 5.24.
@@ -112,6 +113,23 @@ def test_attention_ways(tmp_path):
     for result in results:
         assert max(result["largest_difference"].values()) < 1e-4
         assert result["mask_bytes"] == result["tokens"] * (result["num_tokens"] + result["tokens"])
+
+
+def test_long_prefill(tmp_path, capsys):
+    results = run(long_prefill, tmp_path, "--lengths", "40", "50")["results"]
+    assert [r["tokens"] for r in results] == [40, 50]
+    for result in results:
+        assert set(result["seconds"]) == set(result["ours_times"]) == set(result["peak_bytes"])
+        assert len(result["seconds"]) == 3 and result["ours_times"][long_prefill.OURS] == 1.0
+        assert result["kv_bytes"] == result["tokens"] * 2 * 2 * 2 * 16 * 4
+    assert capsys.readouterr().out.count("ours ×") >= 2
+    run(long_prefill, tmp_path, "--sides", long_prefill.ONE_PASS)
+
+
+def test_long_prefill_compares_the_sides(tmp_path, monkeypatch):
+    monkeypatch.setattr(long_prefill, "_dense_part", lambda *_: RowsPart(causal=False))
+    with pytest.raises(AssertionError, match="not close"):
+        run(long_prefill, tmp_path)
 
 
 def test_generation_throughput(tmp_path):
