@@ -87,7 +87,13 @@ def attend_on_chip(
     """What `chunk_attention.attend` gives, up to rounding, for what `suits`."""
     query, key, value = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key, value))
     tiles = tiles_of(query, value)
-    call = {"layout": layout, "scale": scale, "window": window, "extras": extras, "tiles": tiles}
+    call: dict[str, Any] = {
+        "layout": layout,
+        "scale": scale,
+        "window": window,
+        "extras": extras,
+        "tiles": tiles,
+    }
     out, lse = attention(query, key, value, **call)
     return out, column_sums(query, key, lse, **call)
 

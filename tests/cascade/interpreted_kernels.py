@@ -69,7 +69,7 @@ def test_output_log_sum_exp_and_sums(case):
     require_agreement(case)
 
 
-@pytest.mark.parametrize("tiles", [(32, 16), (16, 64), (128, 64)])
+@pytest.mark.parametrize("tiles", [pytest.param((16, 64), marks=pytest.mark.slow), (32, 16), (128, 64)])
 def test_tiles_of_any_size(tiles):
     queries, keys = tiles
     large = Tiles(queries=queries, keys=keys, num_warps=4, num_stages=2)
@@ -115,6 +115,8 @@ STREAMS = {
     "layers of two sizes": {"total_tokens": [10, 18]},
 }
 
+LESS = {"per head, mean", "layers of two sizes"}
+
 
 def streamed(model, options: dict, ids: torch.Tensor, mask: torch.Tensor | None = None):
     options = {"cascades": 4, "sink_tokens": 2, "total_tokens": 14, "stride_tokens": 12} | options
@@ -138,13 +140,21 @@ def require_same_stream(on_chip, model, options, ids, mask=None):
             )
 
 
-@pytest.mark.parametrize("options", STREAMS.values(), ids=STREAMS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=pytest.mark.slow if name in LESS else ())
+        for name, options in STREAMS.items()
+    ],
+)
 def test_a_stream_is_the_plain_paths(on_chip, options):
     """Log-probabilities, the tokens kept, and their scores; four query heads on two key heads, more lost than held."""
     require_same_stream(on_chip, exact_model("llama"), options, tokens(1, 36))
 
 
-@pytest.mark.parametrize("name", ["mistral", "gemma2", "gpt_oss"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(x, marks=pytest.mark.slow) for x in ("mistral", "gemma2")), "gpt_oss"]
+)
 def test_windows_soft_caps_and_sinks_of_models(on_chip, name):
     require_same_stream(on_chip, exact_model(name), {}, tokens(1, 30))
 
