@@ -25,6 +25,19 @@ from lit_cartridges.attention.key_biases import gradient_of_biases, narrowed, wi
 from lit_cartridges.attention.parts import Part, PrefixPart
 
 
+def merged(out: Tensor, lse: Tensor, other_out: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention over two sets of keys from that over each: outputs [B, H, T, D], log-sum-exps [B, H, T]."""
+    weight = torch.sigmoid(lse - other_lse).unsqueeze(-1)
+    out = torch.lerp(other_out.to(lse.dtype), out.to(lse.dtype), weight)
+    return out, torch.logaddexp(lse, other_lse)
+
+
+def with_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with one more key per head, of score ``sinks`` [H] and value zero."""
+    column = sinks.to(lse.dtype)[:, None]
+    return out * torch.sigmoid(lse - column).unsqueeze(-1), torch.logaddexp(lse, column)
+
+
 class MergedAttention(torch.autograd.Function):
     """Attention of ``query`` [B, H, T, D] over a prefix [1, K, P, D], if any, and the rows' own keys [B, K, M, D].
 
@@ -58,13 +71,9 @@ class MergedAttention(torch.autograd.Function):
                 wide = widened(query, prefix_key, prefix_value, prefix_biases, scale)
                 prefix_out, prefix_lse = prefix.attend(*wide, scale)
                 prefix_out = narrowed(prefix_out)
-            own_weight = torch.sigmoid(lse - prefix_lse).unsqueeze(-1)
-            lse = torch.logaddexp(lse, prefix_lse)
-            out = torch.lerp(prefix_out.to(lse.dtype), out.to(lse.dtype), own_weight)
+            out, lse = merged(out, lse, prefix_out, prefix_lse)
         if sinks is not None:
-            column = sinks.to(lse.dtype)[:, None]
-            out = out * torch.sigmoid(lse - column).unsqueeze(-1)
-            lse = torch.logaddexp(lse, column)
+            out, lse = with_sinks(out, lse, sinks)
         out = out.to(query.dtype)
         ctx.save_for_backward(query, key, value, prefix_key, prefix_value, prefix_biases, sinks, out, lse)
         ctx.scale, ctx.own, ctx.prefix, ctx.softcap = scale, own, prefix, softcap
