@@ -26,6 +26,12 @@ from lit_cartridges.attention.parts import Part, PrefixPart
 from lit_cartridges.attention.plain import merged_outputs
 
 
+def with_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with one more key per head, of score ``sinks`` [H] and value zero."""
+    column = sinks.to(lse.dtype)[:, None]
+    return out * torch.sigmoid(lse - column).unsqueeze(-1), torch.logaddexp(lse, column)
+
+
 class MergedAttention(torch.autograd.Function):
     """Attention of ``query`` [B, H, T, D] over a prefix [1, K, P, D], if any, and the rows' own keys [B, K, M, D].
 
@@ -61,9 +67,7 @@ class MergedAttention(torch.autograd.Function):
                 prefix_out = narrowed(prefix_out)
             out, lse = merged_outputs(out, lse, prefix_out, prefix_lse)
         if sinks is not None:
-            column = sinks.to(lse.dtype)[:, None]
-            out = out * torch.sigmoid(lse - column).unsqueeze(-1)
-            lse = torch.logaddexp(lse, column)
+            out, lse = with_sinks(out, lse, sinks)
         out = out.to(query.dtype)
         ctx.save_for_backward(query, key, value, prefix_key, prefix_value, prefix_biases, sinks, out, lse)
         ctx.scale, ctx.own, ctx.prefix, ctx.softcap = scale, own, prefix, softcap
