@@ -5,6 +5,7 @@ the operators below it: the fused CPU kernel, flash attention on CUDA (half prec
 `plain_attention`: soft-capped scores, biases, values of another width than keys, dtypes that differ.
 
 Shapes: query [B, H, T, D] · key, value [B, K, M, D] · mask, additive and broadcastable to [B, 1, T, M] · lse [B, H, T]
+    cum_seq [sequences + 1], int32: where the sequences of a packed row begin, and where the last one ends
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def attend(
             return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 query, key, value, 0.0, causal, attn_mask=mask, scale=scale
             )
-        if mask is None and flash_takes(query, key, value) and has_flash(query.device):
+        if takes_flash(query, key, value, mask):
             return flash_forward(query, key, value, scale, causal)
     return attend_plain(query, key, value, scale, causal=causal, mask=mask, softcap=softcap, bias=bias)
 
@@ -82,7 +83,7 @@ def attend_backward(
                 grad, query, wide_key, wide_value, out, lse, 0.0, causal, attn_mask=mask, scale=scale
             )
             return d_query, per_kv_head(d_key, key), per_kv_head(d_value, value)
-        if mask is None and flash_takes(query, key, value) and has_flash(query.device):
+        if takes_flash(query, key, value, mask):
             return flash_backward(grad, query, key, value, out, lse, scale, causal)
     return attend_backward_plain(
         *(grad, query, key, value, out, lse, scale), causal=causal, mask=mask, softcap=softcap, bias=bias
@@ -90,12 +91,31 @@ def attend_backward(
 
 
 def flash_forward(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    causal: bool,
+    *,
+    cum_seq: Tensor | None = None,
+    longest: int = 0,
+    window: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`attend` by the operator that CUDA's flash attention stands behind."""
-    flash = torch.ops.aten._scaled_dot_product_flash_attention
-    tensors = (_aligned(x) for x in (query, *per_query_head(query, key, value)))
-    return flash(*tensors, 0.0, causal, False, scale=scale)[:2]
+    """`attend` by CUDA's flash attention, which reads grouped heads as they are.
+
+    Args:
+        cum_seq: of the sequences of a single row, which do not see each other; None for rows that are one each.
+        longest: tokens of the longest of them.
+        window: a causal query sees its last ``window`` keys, itself among them; None for all.
+    """
+    most = (longest, longest) if cum_seq is not None else (query.shape[2], key.shape[2])
+    tensors = (_aligned(_tokens_first(x, cum_seq)) for x in (query, key, value))
+    out, lse, *_ = torch.ops.aten._flash_attention_forward(
+        *(*tensors, cum_seq, cum_seq, *most, 0.0, causal, False),
+        scale=scale,
+        window_size_left=None if window is None else window - 1,
+    )
+    return _heads_first(out, cum_seq), lse if cum_seq is None else lse[None]
 
 
 def flash_backward(
@@ -107,19 +127,34 @@ def flash_backward(
     lse: Tensor,
     scale: float,
     causal: bool,
+    *,
+    cum_seq: Tensor | None = None,
+    longest: int = 0,
+    window: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`attend_backward` by the operator that CUDA's flash attention stands behind."""
-    wide_key, wide_value = per_query_head(query, key, value)
-    # Seed and offset are read with dropout alone. A cum_seq that is a tensor, an empty one too, asks for the
+    """`attend_backward` by CUDA's flash attention; the rest as in `flash_forward`."""
+    most = (longest, longest) if cum_seq is not None else (query.shape[2], key.shape[2])
+    tensors = (_aligned(_tokens_first(x, cum_seq)) for x in (grad, query, key, value, out))
+    # The random state is read with dropout alone. A cum_seq that is a tensor, an empty one too, asks for the
     # variable-length path.
-    unread, cum_seq = torch.empty(0, dtype=torch.int64, device=query.device), None
-    d_query, d_key, d_value = torch.ops.aten._scaled_dot_product_flash_attention_backward(
-        *(_aligned(x) for x in (grad, query, wide_key, wide_value, out)),
-        lse.contiguous(),  # read by its address alone
-        *(cum_seq, cum_seq, query.shape[2], key.shape[2], 0.0, causal, unread, unread),
+    unread = torch.empty(0, dtype=torch.int64, device=query.device)
+    d_query, d_key, d_value = torch.ops.aten._flash_attention_backward(
+        *tensors,
+        (lse if cum_seq is None else lse[0]).contiguous(),  # read by its address alone
+        *(cum_seq, cum_seq, *most, 0.0, causal, unread, unread),
         scale=scale,
+        window_size_left=None if window is None else window - 1,
     )
-    return d_query, per_kv_head(d_key, key), per_kv_head(d_value, value)
+    return (
+        _heads_first(d_query, cum_seq),
+        _heads_first(d_key, cum_seq),
+        _heads_first(d_value, cum_seq),
+    )
+
+
+def takes_flash(query: Tensor, key: Tensor, value: Tensor, *others: object) -> bool:
+    """Whether flash attention reads such tensors here; ``others`` (masks, soft-caps, biases) must be None."""
+    return all(x is None for x in others) and flash_takes(query, key, value) and has_flash(query.device)
 
 
 def flash_takes(query: Tensor, key: Tensor, value: Tensor) -> bool:
@@ -151,6 +186,15 @@ def _fused_on_cpu(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
         and query.numel() > 0
         and key.numel() > 0
     )
+
+
+def _tokens_first(x: Tensor, cum_seq: Tensor | None) -> Tensor:
+    """As flash attention takes them: [B, H, T, D] -> [B, T, H, D], or [T, H, D] of a packed row."""
+    return x.transpose(1, 2) if cum_seq is None else x[0].transpose(0, 1)
+
+
+def _heads_first(x: Tensor, cum_seq: Tensor | None) -> Tensor:
+    return x.transpose(1, 2) if cum_seq is None else x.transpose(0, 1)[None]
 
 
 def _aligned(x: Tensor) -> Tensor:

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from lit_cartridges.attention.cache_argument import cache_among
 from lit_cartridges.attention.extras import cached_heads, known_extras
-from lit_cartridges.attention.kernels import additive_mask
+from lit_cartridges.attention.kernels import additive_mask, takes_flash
 from lit_cartridges.attention.merged import MergedAttention
 from lit_cartridges.attention.parts import PackedPart, PrefixPart, RowsPart, SlicedPart
 from lit_cartridges.attention.readers import LayerCall
+from lit_cartridges.attention.varlen import VarlenPart, cum_seq_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class Reading:
         position_ids: [batch, tokens] of the tokens, which sliding windows are measured from; None where they follow the
             prefix one by one.
         lengths: tokens of each packed sequence, summing to the tokens of the single row; None for a padded batch.
+        cum_seq: `cum_seq_of` the lengths on the tokens' device, if it is there already.
         observe: called in every layer as ``observe(layer, query, scale, window, softcap)``, with the rotated queries [batch,
             heads, tokens, head_dim], those of one key head beside each other, the factor of their scores, and the layer's
             window in tokens and soft-cap, or None.
@@ -40,6 +42,7 @@ class Reading:
     biases: Sequence[Tensor] | None = None
     position_ids: Tensor | None = None
     lengths: tuple[int, ...] | None = None
+    cum_seq: Tensor | None = None
     observe: Callable[[int, Tensor, float, int | None, float | None], None] | None = None
 
     @property
@@ -67,7 +70,7 @@ class PrefixCall:
 
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
-        self._own: dict[int | None, Any] = {}
+        self._own: dict[tuple[int | None, bool], Any] = {}
         self._prefix: dict[tuple[int, int], PrefixPart] = {}
 
     def end(self) -> None:
@@ -76,7 +79,8 @@ class PrefixCall:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: LayerCall) -> Tensor:
         """See `CallReader`."""
         extras, reading, window = known_extras(call), self.reading, call.window
-        own = self.own_part(query, key, call.real, window)
+        flash = reading.lengths is not None and takes_flash(query, key, value, extras.softcap)
+        own = self.own_part(query, key, call.real, window, flash=flash)
         prefix_key = prefix_value = biases = prefix = heads = None
         if reading.num_tokens > 0:
             assert reading.keys is not None and reading.values is not None
@@ -98,18 +102,27 @@ class PrefixCall:
             *(query, key, value, prefix_key, prefix_value, call.scale, own, prefix, biases), *extras
         )
 
-    def own_part(self, query: Tensor, key: Tensor, real: Tensor | None, window: int | None) -> Any:
-        """How the rows' own tokens see each other."""
-        if window not in self._own:
+    def own_part(
+        self, query: Tensor, key: Tensor, real: Tensor | None, window: int | None, *, flash: bool = False
+    ) -> Any:
+        """How the rows' own tokens see each other; ``flash``: packed ones by flash attention."""
+        if (window, flash) not in self._own:
             lengths = self.reading.lengths
-            if lengths is not None and query.device.type == "cpu":
-                part: Any = SlicedPart(lengths, window)
+            if lengths is not None and flash:
+                part: Any = VarlenPart(lengths, self._cum_seq(lengths, query.device), window)
+            elif lengths is not None and query.device.type == "cpu":
+                part = SlicedPart(lengths, window)
             elif lengths is not None:
                 part = PackedPart.of_lengths(lengths, window=window, device=query.device)
             else:
                 part = _rows_part(query, key, real, window)
-            self._own[window] = part
-        return self._own[window]
+            self._own[window, flash] = part
+        return self._own[window, flash]
+
+    def _cum_seq(self, lengths: tuple[int, ...], device: torch.device) -> Tensor:
+        given = self.reading.cum_seq
+        # Without waiting: the CPU would else stand still until the device has done all that it was given before.
+        return (cum_seq_of(lengths) if given is None else given).to(device, non_blocking=True)
 
     def prefix_part(self, query: Tensor, key: Tensor, real: Tensor | None, window: int | None) -> PrefixPart:
         """How they see the prefix: all of it, unless the window hides some."""
@@ -122,11 +135,17 @@ class PrefixCall:
 
     def _window_mask(self, query: Tensor, key: Tensor, real: Tensor | None, window: int) -> Tensor | None:
         positions = self._positions(query, key, real)
-        if int(positions.max()) < window:
+        if self._farthest(positions) < window:
             return None
         distance = positions.reshape(-1, 1) - torch.arange(self.reading.num_tokens, device=query.device)
         groups = query.shape[1] // key.shape[1]
         return additive_mask(distance >= window, query.dtype).repeat(groups, 1)[None, None]
+
+    def _farthest(self, positions: Tensor) -> int:
+        """The largest of them, which a device must be asked for unless packed tokens follow the prefix one by one."""
+        if self.reading.position_ids is None and self.reading.lengths is not None:
+            return self.reading.num_tokens + max(self.reading.lengths) - 1
+        return int(positions.max())
 
     def _positions(self, query: Tensor, key: Tensor, real: Tensor | None) -> Tensor:
         """[batch, tokens] of the queries, counted from the prefix's first token."""
@@ -135,7 +154,8 @@ class PrefixCall:
             # Of models that also count along images, the first of several rows counts along the text.
             return (given[0] if given.ndim == 3 else given).to(query.device).expand(rows, -1)
         if self.reading.lengths is not None:
-            own = torch.cat([torch.arange(n) for n in self.reading.lengths])[None].to(query.device)
+            own = torch.cat([torch.arange(n) for n in self.reading.lengths])[None]
+            own = own.to(query.device, non_blocking=True)
         elif real is None:
             own = torch.arange(keys - tokens, keys, device=query.device)[None]
         else:
