@@ -5,12 +5,12 @@ the operators below it: the fused CPU kernel, flash attention on CUDA (half prec
 `plain_attention`: soft-capped scores, biases, values of another width than keys, dtypes that differ.
 
 Shapes: query [B, H, T, D] · key, value [B, K, M, D] · mask, additive and broadcastable to [B, 1, T, M] · lse [B, H, T]
-    cum_seq [sequences + 1], int32: where the sequences of a packed row begin, and where the last one ends
 """
 
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -90,6 +90,18 @@ def attend_backward(
     )
 
 
+class Packing(NamedTuple):
+    """Where the sequences of a packed row lie, which do not see each other, for flash attention's variable-length path."""
+
+    cum_seq_q: Tensor
+    """Where each one's queries begin, and the last one's end: [sequences + 1], int32, on the row's device."""
+    cum_seq_k: Tensor
+    """The same of its keys."""
+    max_q: int
+    """Queries of the longest."""
+    max_k: int
+
+
 def flash_forward(
     query: Tensor,
     key: Tensor,
@@ -97,25 +109,23 @@ def flash_forward(
     scale: float,
     causal: bool,
     *,
-    cum_seq: Tensor | None = None,
-    longest: int = 0,
+    packing: Packing | None = None,
     window: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`attend` by CUDA's flash attention, which reads grouped heads as they are.
 
     Args:
-        cum_seq: of the sequences of a single row, which do not see each other; None for rows that are one each.
-        longest: tokens of the longest of them.
-        window: a causal query sees its last ``window`` keys, itself among them; None for all.
+        packing: of a single row; None for rows that are one sequence each.
+        window: a causal query sees its last ``window`` keys, itself among them; None for all. The last query of a sequence
+            stands at its last key.
     """
-    most = (longest, longest) if cum_seq is not None else (query.shape[2], key.shape[2])
-    tensors = (_aligned(_tokens_first(x, cum_seq)) for x in (query, key, value))
+    tensors = (_aligned(_tokens_first(x, packing)) for x in (query, key, value))
     out, lse, *_ = torch.ops.aten._flash_attention_forward(
-        *(*tensors, cum_seq, cum_seq, *most, 0.0, causal, False),
+        *(*tensors, *(packing or (None, None, query.shape[2], key.shape[2])), 0.0, causal, False),
         scale=scale,
         window_size_left=None if window is None else window - 1,
     )
-    return _heads_first(out, cum_seq), lse if cum_seq is None else lse[None]
+    return _heads_first(out, packing), lse if packing is None else lse[None]
 
 
 def flash_backward(
@@ -128,28 +138,22 @@ def flash_backward(
     scale: float,
     causal: bool,
     *,
-    cum_seq: Tensor | None = None,
-    longest: int = 0,
+    packing: Packing | None = None,
     window: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """`attend_backward` by CUDA's flash attention; the rest as in `flash_forward`."""
-    most = (longest, longest) if cum_seq is not None else (query.shape[2], key.shape[2])
-    tensors = (_aligned(_tokens_first(x, cum_seq)) for x in (grad, query, key, value, out))
+    tensors = (_aligned(_tokens_first(x, packing)) for x in (grad, query, key, value, out))
     # The random state is read with dropout alone. A cum_seq that is a tensor, an empty one too, asks for the
     # variable-length path.
     unread = torch.empty(0, dtype=torch.int64, device=query.device)
-    d_query, d_key, d_value = torch.ops.aten._flash_attention_backward(
+    grads = torch.ops.aten._flash_attention_backward(
         *tensors,
-        (lse if cum_seq is None else lse[0]).contiguous(),  # read by its address alone
-        *(cum_seq, cum_seq, *most, 0.0, causal, unread, unread),
+        (lse if packing is None else lse[0]).contiguous(),  # read by its address alone
+        *(*(packing or (None, None, query.shape[2], key.shape[2])), 0.0, causal, unread, unread),
         scale=scale,
         window_size_left=None if window is None else window - 1,
     )
-    return (
-        _heads_first(d_query, cum_seq),
-        _heads_first(d_key, cum_seq),
-        _heads_first(d_value, cum_seq),
-    )
+    return tuple(_heads_first(x, packing) for x in grads)
 
 
 def takes_flash(query: Tensor, key: Tensor, value: Tensor, *others: object) -> bool:
@@ -188,13 +192,13 @@ def _fused_on_cpu(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     )
 
 
-def _tokens_first(x: Tensor, cum_seq: Tensor | None) -> Tensor:
+def _tokens_first(x: Tensor, packing: Packing | None) -> Tensor:
     """As flash attention takes them: [B, H, T, D] -> [B, T, H, D], or [T, H, D] of a packed row."""
-    return x.transpose(1, 2) if cum_seq is None else x[0].transpose(0, 1)
+    return x.transpose(1, 2) if packing is None else x[0].transpose(0, 1)
 
 
-def _heads_first(x: Tensor, cum_seq: Tensor | None) -> Tensor:
-    return x.transpose(1, 2) if cum_seq is None else x.transpose(0, 1)[None]
+def _heads_first(x: Tensor, packing: Packing | None) -> Tensor:
+    return x.transpose(1, 2) if packing is None else x.transpose(0, 1)[None]
 
 
 def _aligned(x: Tensor) -> Tensor:

@@ -247,7 +247,7 @@ def attention(
     return call.reader.attend(query, key, value, asked).transpose(1, 2).contiguous(), None
 
 
-def _mask(*args: Any, attention_mask: Tensor | None = None, **keywords: Any) -> Tensor | None:
+def _mask(*args: Any, **keywords: Any) -> Tensor | None:
     """[B, M] of padded rows: all that readers need, who know causality and windows themselves.
 
     Packed rows have no padding, and a device need not be asked whether their mask says so.
@@ -255,7 +255,7 @@ def _mask(*args: Any, attention_mask: Tensor | None = None, **keywords: Any) -> 
     reader = running_reader()
     if isinstance(reader, PrefixCall) and reader.reading.lengths is not None:
         return None
-    mask: Tensor | None = flash_attention_mask(*args, attention_mask=attention_mask, **keywords)
+    mask: Tensor | None = flash_attention_mask(*args, **keywords)
     return mask
 
 

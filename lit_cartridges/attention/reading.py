@@ -16,9 +16,9 @@ from lit_cartridges.attention.cache_argument import cache_among
 from lit_cartridges.attention.extras import cached_heads, known_extras
 from lit_cartridges.attention.kernels import additive_mask, takes_flash
 from lit_cartridges.attention.merged import MergedAttention
-from lit_cartridges.attention.parts import PackedPart, PrefixPart, RowsPart, SlicedPart
+from lit_cartridges.attention.parts import PackedPart, PrefixPart, RowsPart, SlicedPart, require_packed
 from lit_cartridges.attention.readers import LayerCall
-from lit_cartridges.attention.varlen import VarlenPart, cum_seq_of
+from lit_cartridges.attention.varlen import VarlenPart, WindowedPacking, cum_seq_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,7 @@ class PrefixCall:
         self.reading = reading
         self._own: dict[tuple[int | None, bool], Any] = {}
         self._prefix: dict[tuple[int, int], PrefixPart] = {}
+        self._windows: dict[int, WindowedPacking] = {}
 
     def end(self) -> None:
         """See `CallReader`."""
@@ -80,7 +81,8 @@ class PrefixCall:
         """See `CallReader`."""
         extras, reading, window = known_extras(call), self.reading, call.window
         flash = reading.lengths is not None and takes_flash(query, key, value, extras.softcap)
-        own = self.own_part(query, key, call.real, window, flash=flash)
+        if flash and reading.lengths is not None:
+            require_packed(query, key, sum(reading.lengths))
         prefix_key = prefix_value = biases = prefix = heads = None
         if reading.num_tokens > 0:
             assert reading.keys is not None and reading.values is not None
@@ -88,7 +90,6 @@ class PrefixCall:
                 side[call.layer].to(query)[None] for side in (reading.keys, reading.values)
             )
             biases = None if reading.biases is None else reading.biases[call.layer].to(query.device)
-            prefix = self.prefix_part(query, key, call.real, window)
             heads = cached_heads(key, value, prefix_key, prefix_value)
         if heads is not None and prefix_key is not None and prefix_value is not None:
             prefix_key, prefix_value = prefix_key[:, heads], prefix_value[:, heads]
@@ -98,9 +99,31 @@ class PrefixCall:
             if heads is not None:
                 seen = query[:, heads.repeat_interleave(query.shape[1] // len(heads)).argsort(stable=True)]
             reading.observe(call.layer, seen, call.scale, window, extras.softcap)
+        windowed = self._windowed(query, window) if flash and biases is None else None
+        if windowed is not None and prefix_key is not None and prefix_value is not None:
+            key, value = windowed.joined(prefix_key, key), windowed.joined(prefix_value, value)
+            prefix_key = prefix_value = None
+            own: Any = windowed.part
+        else:
+            own = self.own_part(query, key, call.real, window, flash=flash)
+        if prefix_key is not None:
+            prefix = self.prefix_part(query, key, call.real, window)
         return MergedAttention.apply(
             *(query, key, value, prefix_key, prefix_value, call.scale, own, prefix, biases), *extras
         )
+
+    def _windowed(self, query: Tensor, window: int | None) -> WindowedPacking | None:
+        """How packed sequences read a prefix of which their window hides some; None where it hides none."""
+        lengths, prefix_tokens = self.reading.lengths, self.reading.num_tokens
+        if window is None or lengths is None or prefix_tokens == 0 or self.reading.position_ids is not None:
+            return None
+        if prefix_tokens + max(lengths) <= window:
+            return None
+        if window not in self._windows:
+            self._windows[window] = WindowedPacking.of_lengths(
+                lengths, self._cum_seq(lengths, query.device), prefix_tokens=prefix_tokens, window=window
+            )
+        return self._windows[window]
 
     def own_part(
         self, query: Tensor, key: Tensor, real: Tensor | None, window: int | None, *, flash: bool = False
@@ -109,7 +132,8 @@ class PrefixCall:
         if (window, flash) not in self._own:
             lengths = self.reading.lengths
             if lengths is not None and flash:
-                part: Any = VarlenPart(lengths, self._cum_seq(lengths, query.device), window)
+                cum_seq = self._cum_seq(lengths, query.device)
+                part: Any = VarlenPart.of_lengths(lengths, cum_seq, window=window)
             elif lengths is not None and query.device.type == "cpu":
                 part = SlicedPart(lengths, window)
             elif lengths is not None:

@@ -62,4 +62,4 @@ def _hidden(model: PreTrainedModel, ids: Tensor, positions: Tensor, reading: Rea
         reading=reading,
     ).last_hidden_state
     # A model that a device map spreads ends on another device than it begins on.
-    return hidden.to(ids.device)[0]  # type: ignore[no-any-return]
+    return hidden.to(ids.device)[0]

@@ -11,7 +11,7 @@ import torch
 from lit_cartridges import Cartridge
 from lit_cartridges.attention import Reading, reads_prefixes
 from lit_cartridges.attention import kernels as attention_kernels
-from lit_cartridges.attention.kernels import flash_backward, flash_forward, flash_takes, has_flash
+from lit_cartridges.attention.kernels import Packing, flash_backward, flash_forward, flash_takes, has_flash
 from lit_cartridges.attention.merged import MergedAttention
 from lit_cartridges.attention.parts import PackedPart, PrefixPart, RowsPart
 from lit_cartridges.attention.prefill import prefill
@@ -64,7 +64,8 @@ def test_on_the_meta_device_they_run_with_what_we_hand_them(dtype, packed, heads
         torch.empty(rows, n, h, 16, dtype=dtype, device="meta").transpose(1, 2)
         for n, h in ((tokens, heads), (keys, kv_heads), (keys, kv_heads), (tokens, heads))
     )
-    options = {"cum_seq": cum_seq_of((2, 4)).to("meta"), "longest": 4, "window": 3} if packed else {}
+    ends = cum_seq_of((2, 4)).to("meta")
+    options = {"packing": Packing(ends, ends, 4, 4), "window": 3} if packed else {}
     with CudaFlash() as mode:
         out, lse = flash_forward(query, key, value, 0.3, causal, **options)
         grads = flash_backward(grad, query, key, value, out, lse, 0.3, causal, **options)
@@ -72,7 +73,7 @@ def test_on_the_meta_device_they_run_with_what_we_hand_them(dtype, packed, heads
     assert (lse.shape, lse.dtype, lse.is_contiguous()) == ((rows, heads, tokens), torch.float32, True)
     assert [(x.shape, x.dtype) for x in grads] == [(x.shape, dtype) for x in (query, key, value)]
     for call in (*mode.of(FORWARD), *mode.of(BACKWARD)):
-        assert call["cum_seq_q"] is call["cum_seq_k"] is options.get("cum_seq")
+        assert call["cum_seq_q"] is call["cum_seq_k"] is (ends if packed else None)
         assert (call["max_q"], call["max_k"]) == ((4, 4) if packed else (tokens, keys))
         assert (call["is_causal"], call["scale"]) == (causal, 0.3)
         assert call["window_size_left"] == (2 if packed else None)
@@ -105,9 +106,9 @@ def read(reading, leaves, window, softcap=None):
     sides = zip(("keys", "values", "biases"), prefix, strict=False)
     reading = replace(reading, **{name: [x] for name, x in sides})
     extras = {} if softcap is None else {"softcap": softcap}
-    layer = LayerCall(layer=0, real=None, scale=0.4, window=window, extras=extras)
+    layer = LayerCall(layer=0, real=None, scale=query.shape[-1] ** -0.5, window=window, extras=extras)
     out = reading.begin({}).attend(query, key, value, layer)
-    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(3)).to(out.device).double()
     return out, *torch.autograd.grad((out.double() * weights).sum(), leaves)
 
 
@@ -135,12 +136,31 @@ def test_the_variable_length_path_gives_what_the_plain_path_gives(
     for mine, plain in zip(results[1], results[0], strict=True):
         rounding = {torch.bfloat16: 4e-2, torch.float16: 6e-3}[dtype]
         assert (mine.double() - plain).norm() <= rounding * plain.norm() + 1e-12
-    sees_all = window in (None, 100)
+    # The prefix has a call of its own where all tokens see all of it, and none where a window hides some of it.
+    dense = bool(prefix) and window in (None, 100)
     for calls in (flash.of(FORWARD), flash.of(BACKWARD)):
-        assert [call["cum_seq_q"] is not None for call in calls] == (
-            [True, False] if prefix and sees_all else [True]
-        )
+        assert [call["cum_seq_q"] is not None for call in calls] == ([True, False] if dense else [True])
         assert {call["key"].shape[-2] for call in calls} == {heads[1]}
+        if window in (1, 3) and prefix == "prefix":
+            assert calls[0]["key"].shape[0] == tokens + len(lengths) * (window - 1)
+
+
+@pytest.mark.parametrize("window", [None, 4], ids=str)
+def test_a_row_that_is_not_of_these_lengths_is_refused(flash, window):
+    leaves = [x.detach().requires_grad_() for x in draw(1, 7, 7, 4, torch.bfloat16)]
+    leaves = [*leaves[:3], *(x[0] for x in leaves[3:])]
+    with pytest.raises(ValueError, match="lengths of packed sequences sum to 6; .* 7 tokens"):
+        read(Reading(lengths=(3, 3)), leaves, window)
+
+
+def test_sequences_without_tokens_are_left_out(flash):
+    leaves = [x.detach().requires_grad_() for x in draw(1, 7, 7, 4, torch.bfloat16)]
+    leaves = [*leaves[:3], *(x[0].detach().requires_grad_() for x in leaves[3:])]
+    for window in (None, 3):
+        for mine, theirs in zip(
+            *(read(Reading(lengths=x), leaves, window) for x in ((0, 3, 0, 4), (3, 4))), strict=True
+        ):
+            assert torch.equal(mine, theirs)
 
 
 def test_soft_caps_take_the_path_that_knows_them(flash):
