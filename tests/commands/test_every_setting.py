@@ -36,6 +36,7 @@ RIGHT = {
     r"(evaluate|perplexity|passkey) --out|(demo|estimate) --json": "a missing file",
     r"report --title": _ANY_TEXT,
     r"--data\.(source\.off_)?corpus|evaluate --corpus|(estimate|report) --recording": "a folder",
+    r"--data\.(validation|source\.path)": "a folder",  # it holds a recording
     r"--(model\.)?(token|revision)": _ANY_TEXT,
     # Lists that may be empty.
     r"--(trainer\.(logger|callbacks|plugins)|cartridges)": "an empty list",
