@@ -171,7 +171,7 @@ class PrefixCall:
         return ReachedPrefix(mask, first)
 
     def _reach(self, positions: Tensor) -> tuple[int, int]:
-        """The smallest and largest of them, for which a device must be asked unless packed tokens follow the prefix one by one."""
+        """The smallest and largest of them; a device is asked for them unless packed tokens follow the prefix one by one."""
         first = self.reading.num_tokens
         if self.reading.position_ids is None and self.reading.lengths is not None:
             return first, first + max(self.reading.lengths) - 1
