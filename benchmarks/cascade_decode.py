@@ -22,7 +22,8 @@ from benchmarks import _common as common
 from benchmarks._models import SIZES, random_llama, random_prefix
 from lit_cartridges.attention.cache_argument import cache_argument
 from lit_cartridges.cascade import CascadingCache, cascade_prefill, reads_cascades
-from lit_cartridges.cascade.chunk_attention import ChunkLayout, attend
+from lit_cartridges.cascade.chunk_attention import ChunkLayout
+from lit_cartridges.cascade.triton_attention import attend_here
 
 OURS, DENSE = "cascade", "dense (SDPA)"
 NO_SCORES, SECOND = "no scores (SDPA)", "second softmax"
@@ -159,7 +160,7 @@ def _scores(args: Any, model: Any) -> dict[str, Any]:
     grouped = heads != kv_heads
 
     def ours() -> tuple[torch.Tensor, torch.Tensor]:
-        return attend(query, key, value, layout=layout, scale=scale, window=None)
+        return attend_here(query, key, value, layout=layout, scale=scale, window=None)
 
     def plain() -> torch.Tensor:
         return scaled_dot_product_attention(

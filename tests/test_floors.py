@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "lit_cartridges"
 FOLDERS = {PACKAGE: PACKAGE, "callbacks": f"{PACKAGE}.callbacks", "recipes": f"{PACKAGE}.recipes"}
 LATE = {
+    "cascade": "its kernels need Triton, and are imported where they run",
     "__init__.py": "its names are imported when they are asked for",
     "cli.py": "starts without torch",
     "commands": "their parsers start without torch",

@@ -13,7 +13,8 @@ inserted; a *token set* is what one KV head holds, or all heads of a layer toget
 Data flow of one stride in one layer:
 
     `reads_cascades`   no rotation by the model; a `CascadeReading` per forward call (see `model_calls`)
-    `CascadeStep`      from token counts alone, once per shape: positions, masks, query weights, `InsertionPlan`
+    `CascadeStep`      from token counts alone, once per shape: positions, masks, query weights, `InsertionPlan`;
+                       those of full cascades are kept (`SteadySteps`)
     `Rotation`         the model's own RoPE at re-indexed positions: held tokens at 0..n-1, the stride from n on
     `attend`           one softmax gives the output and, per key, the weighted sum of its probabilities
     `CascadeLayer`     scores ← decayed scores + sums, reduced over heads; `InsertionPlan.columns` picks who stays

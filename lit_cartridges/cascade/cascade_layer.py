@@ -11,9 +11,10 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from lit_cartridges.attention.extras import AttentionExtras
-from lit_cartridges.cascade.chunk_attention import ChunkLayout, attend
+from lit_cartridges.cascade.chunk_attention import ChunkLayout
 from lit_cartridges.cascade.insertion import InsertionPlan, plan_insertion, stored_tokens
 from lit_cartridges.cascade.shape import CascadeShape
+from lit_cartridges.cascade.triton_attention import attend_here
 
 HEAD_REDUCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "mean": lambda x, dim: x.mean(dim, keepdim=True),
@@ -133,7 +134,7 @@ class CascadeLayer(CacheLayerMixin):
             [rotate(self.keys, columns, limit), rotate(key, layout.positions, limit)], dim=2
         )  # (R, KV, n + q, D)
         values = torch.cat([self.values, value], dim=2)
-        out, sums = attend(
+        out, sums = attend_here(
             *(rotate(query, layout.positions, limit), keys, values),
             layout=layout,
             scale=scale,

@@ -17,6 +17,7 @@ from lit_cartridges.cascade.cascade_layer import HEAD_REDUCTIONS, CascadeLayer
 from lit_cartridges.cascade.rotation import Rotation
 from lit_cartridges.cascade.shape import CascadeShape
 from lit_cartridges.cascade.state import load_state, save_state
+from lit_cartridges.cascade.steady_steps import SteadySteps
 from lit_cartridges.models.base_weights import base_of
 from lit_cartridges.models.position_limit import max_positions
 
@@ -89,6 +90,7 @@ class CascadingCache(Cache):
         self.head_reduction, self.shared_heads = head_reduction, shared_heads
         self.ema_factor, self.stride_tokens = ema_factor, stride_tokens
         self.is_being_read = False
+        self.steps = SteadySteps()
         super().__init__(
             layers=[
                 CascadeLayer(shape=s, head_reduction=head_reduction, shared_heads=shared_heads)

@@ -8,6 +8,7 @@ so scores cost one product of a vector and a matrix per head, and no second soft
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -39,6 +40,16 @@ class ChunkLayout:
     real: Tensor | None
     weights: Tensor
     limit: int
+
+    @cached_property
+    def places(self) -> Tensor:
+        """Positions of all n + q keys, and -1 for a key that no query sees: int32 [R, n + q]."""
+        R, q = self.positions.shape
+        held = torch.arange(self.held, device=self.positions.device).expand(R, self.held)
+        if self.stored is not None:
+            held = held.where(held < self.stored[:, None], -1)
+        own = self.positions if self.real is None else self.positions.where(self.real, -1)
+        return torch.cat([held, own], dim=1).int()
 
     def hidden(self, start: int, stop: int, window: int | None) -> Tensor | None:
         """Which of the keys ..held + stop the queries start..stop do not see: bool [R or 1, queries, last keys].

@@ -65,7 +65,7 @@ class CascadeReading:
             self._real = everywhere if real is None else real.bool().cpu()
         id_ = (layer.shape, start)
         if id_ not in self._steps:
-            self._steps[id_] = CascadeStep.of(
+            self._steps[id_] = self.cache.steps.of(
                 layer.shape,
                 layer.seen,
                 layer.counts,
