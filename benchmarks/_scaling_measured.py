@@ -145,8 +145,7 @@ def compare_generating(
     model, teacher = small_llama(shape, dtype), LocalTeacher(max_rows=rows)
     teacher.bind(model, None)
     require_exact_reading(model)  # not counted: once per model, a few tokens
-    # A shorter prompt makes padding, as there is in life.
-    prompts = [[1 + row] * (prompt_tokens - (row == 0)) for row in range(rows)]
+    prompts = [[1 + row] * prompt_tokens for row in range(rows)]
     live, flops = LiveBytes([*model.parameters(), *model.buffers()]), Flops()
     with live, flops:
         teacher.complete(

@@ -165,6 +165,7 @@ class CartridgeCheckpoint(Checkpoint):
 
     def _save(self, trainer: L.Trainer, pl_module: Any) -> None:
         assert self._saved is not None
+        pl_module.finite_losses.require()
         if where := not_finite(pl_module.cartridge):  # no loss of this step says so
             raise FloatingPointError(
                 f"after optimizer step {trainer.global_step} {where}; the last good checkpoint is kept. Lower "

@@ -124,7 +124,7 @@ class _ChunkedLoss(torch.autograd.Function):
             chunk = hidden[rows].detach().requires_grad_()
             part = targets[rows]
             with torch.enable_grad():
-                log_probs = head(chunk).float().log_softmax(-1)
+                log_probs = head(chunk).log_softmax(-1, dtype=torch.float32)
                 loss = objective.token_losses(log_probs, part, teacher_head)
                 if ctx.needs_input_grad[0]:
                     grads.append(torch.autograd.grad(loss.sum(), chunk)[0])

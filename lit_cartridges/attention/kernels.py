@@ -10,6 +10,7 @@ Shapes: query [B, H, T, D] · key, value [B, K, M, D] · mask, additive and broa
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,7 +53,7 @@ def attend(
             return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 query, key, value, 0.0, causal, attn_mask=mask, scale=scale
             )
-        if mask is None and flash_takes(query, key, value) and has_flash(query.device):
+        if takes_flash(query, key, value, mask):
             return flash_forward(query, key, value, scale, causal)
     return attend_plain(query, key, value, scale, causal=causal, mask=mask, softcap=softcap, bias=bias)
 
@@ -82,20 +83,49 @@ def attend_backward(
                 grad, query, wide_key, wide_value, out, lse, 0.0, causal, attn_mask=mask, scale=scale
             )
             return d_query, per_kv_head(d_key, key), per_kv_head(d_value, value)
-        if mask is None and flash_takes(query, key, value) and has_flash(query.device):
+        if takes_flash(query, key, value, mask):
             return flash_backward(grad, query, key, value, out, lse, scale, causal)
     return attend_backward_plain(
         *(grad, query, key, value, out, lse, scale), causal=causal, mask=mask, softcap=softcap, bias=bias
     )
 
 
+class Packing(NamedTuple):
+    """Where the sequences of a packed row lie, which do not see each other, for flash attention's variable-length path."""
+
+    cum_seq_q: Tensor
+    """Where each one's queries begin, and the last one's end: [sequences + 1], int32, on the row's device."""
+    cum_seq_k: Tensor
+    """The same of its keys."""
+    max_q: int
+    """Queries of the longest."""
+    max_k: int
+
+
 def flash_forward(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, causal: bool
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    causal: bool,
+    *,
+    packing: Packing | None = None,
+    window: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`attend` by the operator that CUDA's flash attention stands behind."""
-    flash = torch.ops.aten._scaled_dot_product_flash_attention
-    tensors = (_aligned(x) for x in (query, *per_query_head(query, key, value)))
-    return flash(*tensors, 0.0, causal, False, scale=scale)[:2]
+    """`attend` by CUDA's flash attention, which reads grouped heads as they are.
+
+    Args:
+        packing: of a single row; None for rows that are one sequence each.
+        window: a causal query sees its last ``window`` keys, itself among them; None for all. The last query of a sequence
+            stands at its last key.
+    """
+    tensors = (_aligned(_tokens_first(x, packing)) for x in (query, key, value))
+    out, lse, *_ = torch.ops.aten._flash_attention_forward(
+        *(*tensors, *(packing or (None, None, query.shape[2], key.shape[2])), 0.0, causal, False),
+        scale=scale,
+        window_size_left=None if window is None else window - 1,
+    )
+    return _heads_first(out, packing), lse if packing is None else lse[None]
 
 
 def flash_backward(
@@ -107,19 +137,28 @@ def flash_backward(
     lse: Tensor,
     scale: float,
     causal: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`attend_backward` by the operator that CUDA's flash attention stands behind."""
-    wide_key, wide_value = per_query_head(query, key, value)
-    # Seed and offset are read with dropout alone. A cum_seq that is a tensor, an empty one too, asks for the
+    *,
+    packing: Packing | None = None,
+    window: int | None = None,
+) -> tuple[Tensor, ...]:
+    """`attend_backward` by CUDA's flash attention; the rest as in `flash_forward`."""
+    tensors = (_aligned(_tokens_first(x, packing)) for x in (grad, query, key, value, out))
+    # The random state is read with dropout alone. A cum_seq that is a tensor, an empty one too, asks for the
     # variable-length path.
-    unread, cum_seq = torch.empty(0, dtype=torch.int64, device=query.device), None
-    d_query, d_key, d_value = torch.ops.aten._scaled_dot_product_flash_attention_backward(
-        *(_aligned(x) for x in (grad, query, wide_key, wide_value, out)),
-        lse.contiguous(),  # read by its address alone
-        *(cum_seq, cum_seq, query.shape[2], key.shape[2], 0.0, causal, unread, unread),
+    unread = torch.empty(0, dtype=torch.int64, device=query.device)
+    grads = torch.ops.aten._flash_attention_backward(
+        *tensors,
+        (lse if packing is None else lse[0]).contiguous(),  # read by its address alone
+        *(*(packing or (None, None, query.shape[2], key.shape[2])), 0.0, causal, unread, unread),
         scale=scale,
+        window_size_left=None if window is None else window - 1,
     )
-    return d_query, per_kv_head(d_key, key), per_kv_head(d_value, value)
+    return tuple(_heads_first(x, packing) for x in grads)
+
+
+def takes_flash(query: Tensor, key: Tensor, value: Tensor, *others: object) -> bool:
+    """Whether flash attention reads such tensors here; ``others`` (masks, soft-caps, biases) must be None."""
+    return all(x is None for x in others) and flash_takes(query, key, value) and has_flash(query.device)
 
 
 def flash_takes(query: Tensor, key: Tensor, value: Tensor) -> bool:
@@ -151,6 +190,15 @@ def _fused_on_cpu(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
         and query.numel() > 0
         and key.numel() > 0
     )
+
+
+def _tokens_first(x: Tensor, packing: Packing | None) -> Tensor:
+    """As flash attention takes them: [B, H, T, D] -> [B, T, H, D], or [T, H, D] of a packed row."""
+    return x.transpose(1, 2) if packing is None else x[0].transpose(0, 1)
+
+
+def _heads_first(x: Tensor, packing: Packing | None) -> Tensor:
+    return x.transpose(1, 2) if packing is None else x.transpose(0, 1)[None]
 
 
 def _aligned(x: Tensor) -> Tensor:

@@ -21,9 +21,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_cartridges.attention.kernels import takes_flash
 from lit_cartridges.attention.key_biases import gradient_of_biases, narrowed, widen_values, widened
 from lit_cartridges.attention.parts import Part, PrefixPart
 from lit_cartridges.attention.plain import merged_outputs
+
+
+def with_sinks(out: Tensor, lse: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with one more key per head, of score ``sinks`` [H] and value zero."""
+    column = sinks.to(lse.dtype)[:, None]
+    return out * torch.sigmoid(lse - column).unsqueeze(-1), torch.logaddexp(lse, column)
 
 
 class MergedAttention(torch.autograd.Function):
@@ -61,9 +68,7 @@ class MergedAttention(torch.autograd.Function):
                 prefix_out = narrowed(prefix_out)
             out, lse = merged_outputs(out, lse, prefix_out, prefix_lse)
         if sinks is not None:
-            column = sinks.to(lse.dtype)[:, None]
-            out = out * torch.sigmoid(lse - column).unsqueeze(-1)
-            lse = torch.logaddexp(lse, column)
+            out, lse = with_sinks(out, lse, sinks)
         out = out.to(query.dtype)
         ctx.save_for_backward(query, key, value, prefix_key, prefix_value, prefix_biases, sinks, out, lse)
         ctx.scale, ctx.own, ctx.prefix, ctx.softcap = scale, own, prefix, softcap
@@ -72,7 +77,9 @@ class MergedAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, prefix_key, prefix_value, prefix_biases, sinks, out, lse = ctx.saved_tensors
-        grad, scale, softcap = grads[0].contiguous(), ctx.scale, ctx.softcap
+        scale, softcap = ctx.scale, ctx.softcap
+        # Flash attention reads [B, T, H, D], which is how gradients come; other kernels would copy.
+        grad = grads[0] if takes_flash(query, key, value) else grads[0].contiguous()
         d_query, d_key, d_value = ctx.own.gradients(grad, query, key, value, out, lse, scale, softcap)
         d_prefix_key = d_prefix_value = d_biases = d_sinks = None
         if ctx.prefix is not None and prefix_key is not None:

@@ -32,7 +32,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_atten
 
 from lit_cartridges.attention.prefixed_cache import without_read_tokens
 from lit_cartridges.attention.readers import CallReader, LayerCall, Reader
-from lit_cartridges.attention.reading import Reading
+from lit_cartridges.attention.reading import PrefixCall, Reading
 from lit_cartridges.models.readable import text_model
 
 NAME = "lit_cartridges"
@@ -247,6 +247,17 @@ def attention(
     return call.reader.attend(query, key, value, asked).transpose(1, 2).contiguous(), None
 
 
+def _mask(*args: Any, **keywords: Any) -> Tensor | None:
+    """[B, M] of padded rows: all that readers need, who know causality and windows themselves.
+
+    Packed rows have no padding, and a device need not be asked whether their mask says so.
+    """
+    reader = running_reader()
+    if isinstance(reader, PrefixCall) and reader.reading.lengths is not None:
+        return None
+    mask: Tensor | None = flash_attention_mask(*args, **keywords)
+    return mask
+
+
 AttentionInterface.register(NAME, torch.compiler.disable(attention))
-# A [B, M] padding mask is all that readers need; they know causality and windows themselves.
-ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, flash_attention_mask)
+ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, _mask)

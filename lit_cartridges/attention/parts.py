@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lit_cartridges.attention.kernels import additive_mask, attend, attend_backward
+from lit_cartridges.attention.kernels import additive_mask, attend, attend_backward, takes_flash
 from lit_cartridges.attention.plain import HIDDEN, wide_dtype
 
 
@@ -58,6 +58,8 @@ class PrefixPart:
         bias: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As `Part.attend`; ``bias`` [K, P] is added to the scores behind the cap."""
+        if len(query) == 1 and takes_flash(query, key, value, self.mask, softcap, bias):
+            return attend(query, key, value, scale)
         rows, kv_heads = query.shape[0], key.shape[1]
         out, lse = attend(
             _fold(query, kv_heads), key, value, scale, mask=self.mask, softcap=softcap, bias=bias
@@ -78,6 +80,8 @@ class PrefixPart:
         bias: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """As `Part.gradients`; that of the bias comes last, if there is one."""
+        if len(query) == 1 and takes_flash(query, key, value, self.mask, softcap, bias):
+            return attend_backward(grad, query, key, value, out, lse, scale)
         rows, kv_heads = query.shape[0], key.shape[1]
         fold_lse = _fold(lse.unsqueeze(-1), kv_heads).squeeze(-1)
         fold_query, fold_grad, fold_out = (_fold(x, kv_heads) for x in (query, grad, out))
@@ -123,13 +127,15 @@ class RowsPart:
 
 @dataclass(frozen=True)
 class PackedPart:
-    """Sequences packed one after the other into a single row [1, ·, T, D], causal inside each.
+    """Sequences packed one after the other into a single row [1, ·, T, D], causal inside each; where flash attention cannot.
 
     Sequences of similar length are laid side by side, so that the attention inside them is a few causal batches.
-    ``buckets`` holds for each batch the token indices [sequences, longest], -1 where a sequence has ended.
+    ``buckets`` holds for each batch the token indices [sequences, longest], -1 where a sequence has ended, and ``filled``
+    which of its places have a token, counted through its rows.
     """
 
     buckets: tuple[Tensor, ...]
+    filled: tuple[Tensor, ...]
     window: int | None
     tokens: int
 
@@ -143,29 +149,34 @@ class PackedPart:
         for start, length in zip(starts, lengths, strict=False):
             if length > 0:
                 groups.setdefault((length - 1).bit_length(), []).append((start, length))
-        buckets = []
+        buckets, filled = [], []
         for group in groups.values():
             longest = max(length for _, length in group)
             offsets = torch.arange(longest)
             first = torch.tensor([start for start, _ in group])[:, None]
             count = torch.tensor([length for _, length in group])[:, None]
-            buckets.append(torch.where(offsets < count, first + offsets, -1).to(device))
-        return cls(tuple(buckets), window, sum(lengths))
+            buckets.append(torch.where(offsets < count, first + offsets, -1))
+            # Counted here: a device would have to be asked how many they are.
+            filled.append(
+                torch.cat([torch.arange(length) + row * longest for row, (_, length) in enumerate(group)])
+            )
+        there, filled_there = ([x.to(device, non_blocking=True) for x in side] for side in (buckets, filled))
+        return cls(tuple(there), tuple(filled_there), window, sum(lengths))
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: float | None = None
     ) -> tuple[Tensor, Tensor]:
-        _require_packed(query, key, self.tokens)
+        require_packed(query, key, self.tokens)
         out = query.new_empty(*query.shape[:-1], value.shape[-1])
         lse = query.new_empty(query.shape[:-1], dtype=wide_dtype(query))
-        for bucket in self.buckets:
+        for bucket, filled in zip(self.buckets, self.filled, strict=True):
             mask = _window_mask(bucket.shape[1], self.window, query)
             own_query, own_key, own_value = (_gather(x, bucket) for x in (query, key, value))
             part, part_lse = attend(
                 own_query, own_key, own_value, scale, causal=mask is None, mask=mask, softcap=softcap
             )
-            _scatter(out, part, bucket)
-            _scatter(lse.unsqueeze(-1), part_lse.unsqueeze(-1), bucket)
+            _scatter(out, part, bucket, filled)
+            _scatter(lse.unsqueeze(-1), part_lse.unsqueeze(-1), bucket, filled)
         return out, lse
 
     def gradients(
@@ -180,7 +191,7 @@ class PackedPart:
         softcap: float | None = None,
     ) -> tuple[Tensor, ...]:
         grads = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-        for bucket in self.buckets:
+        for bucket, filled in zip(self.buckets, self.filled, strict=True):
             mask = _window_mask(bucket.shape[1], self.window, query)
             ended = (bucket < 0)[:, None, :]
             # Places past a sequence's end repeat token 0: no gradient enters there, and an infinite lse gives them
@@ -195,7 +206,7 @@ class PackedPart:
                 softcap=softcap,
             )
             for whole, part in zip(grads, parts, strict=True):
-                _scatter(whole, part, bucket)
+                _scatter(whole, part, bucket, filled)
         return grads
 
 
@@ -216,7 +227,7 @@ class SlicedPart:
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: float | None = None
     ) -> tuple[Tensor, Tensor]:
-        _require_packed(query, key, sum(self.lengths))
+        require_packed(query, key, sum(self.lengths))
         out = query.new_empty(*query.shape[:-1], value.shape[-1])
         lse = query.new_empty(query.shape[:-1], dtype=wide_dtype(query))
         for rows in self._rows():
@@ -256,7 +267,7 @@ class SlicedPart:
         return grads
 
 
-def _require_packed(query: Tensor, key: Tensor, tokens: int) -> None:
+def require_packed(query: Tensor, key: Tensor, tokens: int) -> None:
     """Raise ValueError unless the sequences fill the one row; what they leave out would be read from anywhere."""
     if query.shape[0] != 1 or query.shape[2] != tokens or key.shape[2] != tokens:
         raise ValueError(
@@ -284,10 +295,10 @@ def _gather(x: Tensor, bucket: Tensor) -> Tensor:
     return x[0].transpose(0, 1)[bucket.clamp(min=0)].transpose(1, 2)
 
 
-def _scatter(whole: Tensor, part: Tensor, bucket: Tensor) -> None:
+def _scatter(whole: Tensor, part: Tensor, bucket: Tensor, filled: Tensor) -> None:
     """Write [sequences, H, longest, D] back to its places in [1, H, T, D]."""
-    valid = bucket >= 0
-    whole[0].transpose(0, 1)[bucket[valid]] = part.transpose(1, 2)[valid].to(whole.dtype)
+    rows = part.transpose(1, 2).flatten(0, 1)[filled]
+    whole[0].transpose(0, 1)[bucket.flatten()[filled]] = rows.to(whole.dtype)
 
 
 def _window_mask(longest: int, window: int | None, like: Tensor) -> Tensor | None:

@@ -15,11 +15,12 @@ from torch import Tensor
 from lit_cartridges.attention.cache_argument import cache_among
 from lit_cartridges.attention.cached_rows import rows_part
 from lit_cartridges.attention.extras import cached_heads, known_extras
-from lit_cartridges.attention.kernels import additive_mask
+from lit_cartridges.attention.kernels import additive_mask, takes_flash
 from lit_cartridges.attention.merged import MergedAttention
-from lit_cartridges.attention.parts import PackedPart, PrefixPart, SlicedPart
+from lit_cartridges.attention.parts import PackedPart, PrefixPart, SlicedPart, require_packed
 from lit_cartridges.attention.reached_prefix import ReachedPrefix
 from lit_cartridges.attention.readers import LayerCall
+from lit_cartridges.attention.varlen import VarlenPart, WindowedPacking, cum_seq_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class Reading:
         position_ids: [batch, tokens] of the tokens, which sliding windows are measured from; None where they follow the
             prefix one by one.
         lengths: tokens of each packed sequence, summing to the tokens of the single row; None for a padded batch.
+        cum_seq: `cum_seq_of` the lengths on the tokens' device, if it is there already.
         observe: called in every layer as ``observe(layer, query, scale, window, softcap)``, with the rotated queries [batch,
             heads, tokens, head_dim], those of one key head beside each other, the factor of their scores, and the layer's
             window in tokens and soft-cap, or None.
@@ -42,6 +44,7 @@ class Reading:
     biases: Sequence[Tensor] | None = None
     position_ids: Tensor | None = None
     lengths: tuple[int, ...] | None = None
+    cum_seq: Tensor | None = None
     observe: Callable[[int, Tensor, float, int | None, float | None], None] | None = None
 
     @property
@@ -69,8 +72,9 @@ class PrefixCall:
 
     def __init__(self, reading: Reading) -> None:
         self.reading = reading
-        self._own: dict[int | None, Any] = {}
+        self._own: dict[tuple[int | None, bool], Any] = {}
         self._prefix: dict[tuple[int, int], PrefixPart] = {}
+        self._windows: dict[int, WindowedPacking] = {}
 
     def end(self) -> None:
         """See `CallReader`."""
@@ -78,7 +82,9 @@ class PrefixCall:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: LayerCall) -> Tensor:
         """See `CallReader`."""
         extras, reading, window = known_extras(call), self.reading, call.window
-        own = self.own_part(query, key, call.real, window)
+        flash = reading.lengths is not None and takes_flash(query, key, value, extras.softcap)
+        if flash and reading.lengths is not None:
+            require_packed(query, key, sum(reading.lengths))
         prefix_key = prefix_value = biases = prefix = heads = None
         if reading.num_tokens > 0:
             assert reading.keys is not None and reading.values is not None
@@ -86,7 +92,6 @@ class PrefixCall:
                 side[call.layer].to(query)[None] for side in (reading.keys, reading.values)
             )
             biases = None if reading.biases is None else reading.biases[call.layer].to(query.device)
-            prefix = self.prefix_part(query, key, call.real, window)
             heads = cached_heads(key, value, prefix_key, prefix_value)
         if heads is not None and prefix_key is not None and prefix_value is not None:
             prefix_key, prefix_value = prefix_key[:, heads], prefix_value[:, heads]
@@ -96,22 +101,54 @@ class PrefixCall:
             if heads is not None:
                 seen = query[:, heads.repeat_interleave(query.shape[1] // len(heads)).argsort(stable=True)]
             reading.observe(call.layer, seen, call.scale, window, extras.softcap)
+        windowed = self._windowed(query, window) if flash and biases is None else None
+        if windowed is not None and prefix_key is not None and prefix_value is not None:
+            key, value = windowed.joined(prefix_key, key), windowed.joined(prefix_value, value)
+            prefix_key = prefix_value = None
+            own: Any = windowed.part
+        else:
+            own = self.own_part(query, key, call.real, window, flash=flash)
+        if prefix_key is not None:
+            prefix = self.prefix_part(query, key, call.real, window)
         return MergedAttention.apply(
             *(query, key, value, prefix_key, prefix_value, call.scale, own, prefix, biases), *extras
         )
 
-    def own_part(self, query: Tensor, key: Tensor, real: Tensor | None, window: int | None) -> Any:
-        """How the rows' own tokens see each other."""
-        if window not in self._own:
+    def _windowed(self, query: Tensor, window: int | None) -> WindowedPacking | None:
+        """How packed sequences read a prefix of which their window hides some; None where it hides none."""
+        lengths, prefix_tokens = self.reading.lengths, self.reading.num_tokens
+        if window is None or lengths is None or prefix_tokens == 0 or self.reading.position_ids is not None:
+            return None
+        if prefix_tokens + max(lengths) <= window:
+            return None
+        if window not in self._windows:
+            self._windows[window] = WindowedPacking.of_lengths(
+                lengths, self._cum_seq(lengths, query.device), prefix_tokens=prefix_tokens, window=window
+            )
+        return self._windows[window]
+
+    def own_part(
+        self, query: Tensor, key: Tensor, real: Tensor | None, window: int | None, *, flash: bool = False
+    ) -> Any:
+        """How the rows' own tokens see each other; ``flash``: packed ones by flash attention."""
+        if (window, flash) not in self._own:
             lengths = self.reading.lengths
-            if lengths is not None and query.device.type == "cpu":
-                part: Any = SlicedPart(lengths, window)
+            if lengths is not None and flash:
+                cum_seq = self._cum_seq(lengths, query.device)
+                part: Any = VarlenPart.of_lengths(lengths, cum_seq, window=window)
+            elif lengths is not None and query.device.type == "cpu":
+                part = SlicedPart(lengths, window)
             elif lengths is not None:
                 part = PackedPart.of_lengths(lengths, window=window, device=query.device)
             else:
                 part = rows_part(query, key, real, window)
-            self._own[window] = part
-        return self._own[window]
+            self._own[window, flash] = part
+        return self._own[window, flash]
+
+    def _cum_seq(self, lengths: tuple[int, ...], device: torch.device) -> Tensor:
+        given = self.reading.cum_seq
+        # Without waiting: the CPU would else stand still until the device has done all that it was given before.
+        return (cum_seq_of(lengths) if given is None else given).to(device, non_blocking=True)
 
     def prefix_part(self, query: Tensor, key: Tensor, real: Tensor | None, window: int | None) -> PrefixPart:
         """How they see the prefix: all of it, unless the window hides some."""
@@ -124,7 +161,7 @@ class PrefixCall:
 
     def _window_part(self, query: Tensor, key: Tensor, real: Tensor | None, window: int) -> PrefixPart:
         positions, prefix = self._positions(query, key, real), self.reading.num_tokens
-        nearest, farthest = torch.stack(positions.aminmax()).tolist()
+        nearest, farthest = self._reach(positions)
         if farthest < window:
             return PrefixPart()
         first = min(max(0, nearest - window + 1), prefix - 1)  # one is kept where all are hidden
@@ -133,6 +170,14 @@ class PrefixCall:
         mask = additive_mask(distance >= window, query.dtype).repeat(groups, 1)[None, None]
         return ReachedPrefix(mask, first)
 
+    def _reach(self, positions: Tensor) -> tuple[int, int]:
+        """The smallest and largest of them; a device is asked for them unless packed tokens follow the prefix one by one."""
+        first = self.reading.num_tokens
+        if self.reading.position_ids is None and self.reading.lengths is not None:
+            return first, first + max(self.reading.lengths) - 1
+        nearest, farthest = torch.stack(positions.aminmax()).tolist()
+        return int(nearest), int(farthest)
+
     def _positions(self, query: Tensor, key: Tensor, real: Tensor | None) -> Tensor:
         """[batch, tokens] of the queries, counted from the prefix's first token."""
         rows, tokens, keys = query.shape[0], query.shape[2], key.shape[2]
@@ -140,7 +185,8 @@ class PrefixCall:
             # Of models that also count along images, the first of several rows counts along the text.
             return (given[0] if given.ndim == 3 else given).to(query.device).expand(rows, -1)
         if self.reading.lengths is not None:
-            own = torch.cat([torch.arange(n) for n in self.reading.lengths])[None].to(query.device)
+            own = torch.cat([torch.arange(n) for n in self.reading.lengths])[None]
+            own = own.to(query.device, non_blocking=True)
         elif real is None:
             own = torch.arange(keys - tokens, keys, device=query.device)[None]
         else:

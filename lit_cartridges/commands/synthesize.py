@@ -51,9 +51,10 @@ def synthesize_command(
     with SteadyBar(
         total=groups * source.conversations_per_group, desc="conversations", dynamic_ncols=True
     ) as bar:
-        for group in range(groups):
-            if group not in parts:
-                parts.append(group, synthesizer.conversations(group))
+        missing = [group for group in range(groups) if group not in parts]
+        bar.update((groups - len(missing)) * source.conversations_per_group)
+        for group, made in zip(missing, synthesizer.conversations_of(missing), strict=True):
+            parts.append(group, made)
             bar.update(source.conversations_per_group)
             bar.set_postfix(synthesizer.counts, refresh=False)
     source.close()

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lit_cartridges.attention.varlen import cum_seq_of
 from lit_cartridges.data.sources.example import Example
 from lit_cartridges.losses import Targets
 
@@ -31,6 +32,7 @@ class PackedBatch:
         targets: what is known of these next tokens, all [answers, …].
         labels: one per sequence; ``label_rows`` [answers] says which sequence a target belongs to.
         contexts: per sequence, what the teacher read in front.
+        cum_seq: where each sequence begins, and the last one ends: [sequences + 1], int32; of ``lengths`` unless given.
         window_answers: targets in all micro-batches of this optimizer step, on this rank.
         stream_state: where the stream stands once this batch has been used; None within an optimizer step.
         stream: the stream that it is of, which `used` tells.
@@ -45,14 +47,20 @@ class PackedBatch:
     labels: tuple[str, ...]
     label_rows: Tensor
     contexts: tuple[tuple[int, ...], ...]
+    cum_seq: Tensor | None = None
     window_answers: int = 0
     stream_state: Any = None
     stream: Any = field(default=None, repr=False)
     counts: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.cum_seq is None:
+            self.cum_seq = cum_seq_of(self.lengths)
+
     def to(self, device: torch.device | str, **options: Any) -> PackedBatch:
-        """The batch with its tensors on ``device``; Lightning calls this."""
-        names = ("input_ids", "position_ids", "target_rows", "label_rows")
+        """The batch with its tensors on ``device``; Lightning calls this. A CUDA device is not waited for."""
+        options.setdefault("non_blocking", torch.device(device).type == "cuda")
+        names = ("input_ids", "position_ids", "target_rows", "label_rows", "cum_seq")
         moved = {name: getattr(self, name).to(device, **options) for name in names}
         targets = {name: x.to(device, **options) for name, x in vars(self.targets).items() if x is not None}
         return replace(self, **moved, targets=replace(self.targets, **targets))

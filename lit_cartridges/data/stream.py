@@ -234,12 +234,14 @@ class ExampleStream(IterableDataset[PackedBatch]):
 
     def _round(self, shard: int, round_: int) -> list[Example]:
         first = round_ * self.groups_per_round
+        groups = [shard + self.num_shards * (first + i) for i in range(self.groups_per_round)]
+        together = getattr(self.source, "examples_of", None)
         examples: list[Example] = []
         begun, made = perf_counter(), self._made
         self._tell(0, [], 0, 0.0)
-        for done in range(1, self.groups_per_round + 1):
-            group = shard + self.num_shards * (first + done - 1)
-            fitted = (self._fitted(example) for example in self.source.examples(group))
+        making = together(groups) if together else map(self.source.examples, groups)
+        for done, group in enumerate(making, start=1):
+            fitted = (self._fitted(example) for example in group)
             examples += [example for example in fitted if len(example.target_ids)]
             self._tell(done, examples, self._made - made, perf_counter() - begun)
         return examples

@@ -121,14 +121,14 @@ def generating_bytes(
     shape: Shape, *, chunk_tokens: int, rows: int, prompt_tokens: int, new_tokens: int, element: int = 2
 ) -> int:
     """The most that `LocalTeacher` holds: the chunk's keys and values, and the most of its prefill, the reading of the
-    prompts, the appending of a token (one layer of the rows' own keys and values twice), and the logits (in fp32 twice).
+    prompts, and the decoding: the rows' own keys and values, and the logits (in fp32 too) or a layer's that grows.
     """
     kv = shape.kv_elements * element
     prompts = rows * prompt_tokens * kv + _reading_bytes(shape, rows * prompt_tokens, element)
     own = rows * (prompt_tokens + new_tokens) * kv
-    logits = rows * shape.vocabulary * (element + 2 * FP32)
+    logits = rows * shape.vocabulary * (element + FP32)
     prefill = _reading_bytes(shape, chunk_tokens, element)
-    return chunk_tokens * kv + max(prefill, prompts, own + max(2 * own // shape.layers, logits))
+    return chunk_tokens * kv + max(prefill, prompts, own + max(own // shape.layers, logits))
 
 
 def plain_attention_bytes(shape: Shape, *, rows: int, tokens: int, keys: int, element: int = 2) -> int:
@@ -185,11 +185,11 @@ def prefill_flops(shape: Shape, tokens: int) -> int:
 def completion_flops(
     shape: Shape, *, prefix_tokens: int, rows: int, prompt_tokens: int, new_tokens: int
 ) -> int:
-    """``rows`` prompts behind one prefix, and the decoding of ``new_tokens`` each (`generate_from_prefix`)."""
-    read = rows * prompt_tokens
-    total = 2 * shape.layers * shape.layer_matrices * read + 2 * shape.head_weights * rows
-    total += _products(shape, read * (prefix_tokens + prompt_tokens))
-    for step in range(1, new_tokens):
+    """``rows`` prompts behind one prefix, and the decoding of ``new_tokens`` each (`LocalTeacher`)."""
+    read = rows * (prompt_tokens - 1)  # a prompt's last token is decoding's first
+    total = 2 * shape.layers * shape.layer_matrices * read
+    total += _products(shape, read * (prefix_tokens + prompt_tokens - 1))
+    for step in range(new_tokens):
         total += decode_flops(shape, prefix_tokens=prefix_tokens, rows=rows, own_tokens=prompt_tokens + step)
     return total
 

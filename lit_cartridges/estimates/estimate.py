@@ -85,7 +85,10 @@ def estimate(
         activation_bytes=max(parts.training, parts.exchange),
         training_peak_bytes=trains,
         generating_peak_bytes=(
-            roofline.used_gb(replace(parts, training=0, exchange=0), machine) * 1e9
+            roofline.used_gb(
+                replace(parts, training=0, exchange=0, chunk=parts.chunk * run.chunks_held), machine
+            )
+            * 1e9
             if run.teacher == LOCAL
             else None
         ),

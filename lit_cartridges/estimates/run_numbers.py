@@ -112,11 +112,20 @@ class RunNumbers:
         """Questions and answers, with their end tokens."""
         return self.rounds * (self.lengths.question + self.lengths.answer)
 
+    @property
+    def chunks_held(self) -> int:
+        """At most, by a teacher in process, whose rows read different chunks."""
+        return min(
+            self.groups_per_round, math.ceil(2 * self.rows_side_by_side / self.conversations_per_group)
+        )
+
     def work(self, *, longest: bool) -> Work:
         """For the roofline: a mean conversation of one round, or of the longest that there may be."""
         lengths = self.lengths
         question = self.question_max_tokens if longest else lengths.longest_question
         answer = self.answer_max_tokens if longest else lengths.longest_answer
+        # What is held is that of a full batch; hours are told of groups one by one.
+        together = self.conversations_per_group * (self.groups_per_round if longest else 1)
         return Work(
             cartridge_tokens=self.num_tokens,
             row_tokens=self.tokens_per_batch,
@@ -130,5 +139,5 @@ class RunNumbers:
             longest_answer_tokens=math.ceil(answer),
             chunk_tokens=self.chunk_tokens + self.corpus_in_front_tokens,
             longest_chunk_tokens=self.longest_chunk_tokens + self.corpus_in_front_tokens,
-            rows_per_group=min(self.rows_side_by_side, self.conversations_per_group),
+            rows_per_group=min(self.rows_side_by_side, together),
         )

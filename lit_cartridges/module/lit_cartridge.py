@@ -34,6 +34,7 @@ from lit_cartridges.models.base_weights import plain_token
 from lit_cartridges.models.position_limit import max_positions
 from lit_cartridges.module.answers_of_step import AnswersOfStep
 from lit_cartridges.module.checkpointed import Checkpointed
+from lit_cartridges.module.finite_losses import FiniteLosses
 from lit_cartridges.module.new_cartridge import (
     checkpoint_cartridge,
     init_context,
@@ -150,6 +151,7 @@ class LitCartridge(Checkpointed):
         self.init_cost: InitCost | None = None
         self._attached = ExitStack()
         self._step = AnswersOfStep()
+        self.finite_losses = FiniteLosses()
         self.material: Material | None = None
         self._is_set_up = False
         self._own_optimizer: OwnOptimizer | None = None
@@ -254,6 +256,7 @@ class LitCartridge(Checkpointed):
     def on_train_start(self) -> None:
         """Keep what this run is made with, for its checkpoints, and tell the loggers."""
         self.resumption.begin(self.trainer)
+        self.finite_losses = FiniteLosses()
         for one in self.trainer.lr_scheduler_configs:
             if isinstance(one.scheduler, Schedule):  # LearningRateFinder may have changed it
                 one.scheduler.set_base([self.learning_rate for _ in one.scheduler.base_lrs])
@@ -296,16 +299,12 @@ class LitCartridge(Checkpointed):
         """Loss of one micro-batch, weighted so that a step averages over all its answer tokens on all processes."""
         self._step.take(batch, self.trainer.accumulate_grad_batches)
         total, token_losses, nll = self.losses(batch)
-        answers = self._sum_over_processes(float(batch.window_answers))
-        micro_batches = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        loss = total * (micro_batches / answers)
-        if not torch.isfinite(loss):
-            labels = ", ".join(sorted(set(batch.labels)))
-            raise FloatingPointError(
-                f"the loss is {loss.item()} in batch {batch_idx} (optimizer step {self.global_step}; {len(batch.lengths)} "
-                f"conversations: {labels}); the last good checkpoint is kept. Lower model.learning_rate or set "
-                "trainer.gradient_clip_val"
-            )
+        loss = total * self._weight(batch.window_answers, total)
+        labels = ", ".join(sorted(set(batch.labels)))
+        self.finite_losses.take(
+            loss,
+            f"batch {batch_idx} (optimizer step {self.global_step}; {len(batch.lengths)} conversations: {labels})",
+        )
         if self._logs_this_step():
             self._log_losses(batch, token_losses, nll)
         # Before the callbacks of this batch, so that a checkpoint they save does not repeat it.
@@ -322,6 +321,15 @@ class LitCartridge(Checkpointed):
             grads = [p.grad for p in self.parameters() if p.grad is not None]
             if grads:  # a strategy that shards them logs their norm itself
                 self.log("train/grad_norm", torch.nn.utils.get_total_norm(grads))
+
+    def on_train_end(self) -> None:
+        """The last loss is looked at too."""
+        self.finite_losses.require()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Nothing is saved behind a loss that is not finite."""
+        self.finite_losses.require()
+        super().on_save_checkpoint(checkpoint)
 
     def _logs_this_step(self) -> bool:
         trainer: Any = self.trainer
@@ -391,8 +399,11 @@ class LitCartridge(Checkpointed):
     def _shows_progress(self) -> bool:
         return self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
 
-    def _sum_over_processes(self, value: float) -> float:
+    def _weight(self, answers: int, total: Tensor) -> Any:
+        """What makes the ``total`` of a micro-batch its share of a step; ``answers`` of the step are this process's."""
+        micro_batches = self.trainer.accumulate_grad_batches * self.trainer.world_size
         if self.trainer.world_size == 1:
-            return value
-        total: Any = self.all_gather(torch.tensor(value, device=self.device))
-        return float(total.sum())
+            return micro_batches / answers
+        # All processes' answers stay on the device, which is not waited for. In fp64, so that the weight is rounded once.
+        counts: Any = self.all_gather(torch.full((), answers, dtype=torch.float64, device=total.device))
+        return (micro_batches / counts.sum()).to(total.dtype)

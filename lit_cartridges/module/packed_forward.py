@@ -14,31 +14,52 @@ from lit_cartridges.data.batch import PackedBatch
 def student_hidden(model: PreTrainedModel, cartridge: Cartridge, batch: PackedBatch) -> Tensor:
     """[answers, width], differentiable in the cartridge, which all packed conversations read in front of them."""
     keys, values = cartridge.tensors(dtype=model.dtype)
-    positions = batch.position_ids + cartridge.num_tokens
-    reading = Reading(
-        keys=keys, values=values, biases=cartridge.biases(), position_ids=positions, lengths=batch.lengths
+    hidden = _hidden(
+        model,
+        batch.input_ids,
+        batch.position_ids + cartridge.num_tokens,
+        Reading(
+            keys=keys,
+            values=values,
+            biases=cartridge.biases(),
+            lengths=batch.lengths,
+            cum_seq=batch.cum_seq,
+        ),
     )
-    hidden = model.base_model(
-        batch.input_ids, position_ids=positions, use_cache=False, reading=reading
-    ).last_hidden_state
-    # A model that a device map spreads ends on another device than it begins on.
-    return hidden.to(batch.input_ids.device)[0, batch.target_rows]
+    return hidden[batch.target_rows]
 
 
 @torch.no_grad()
 def teacher_hidden(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """[answers, width] of the same places, each conversation behind its own chunk, packed as the batch is."""
     device = batch.input_ids.device
-    pieces = batch.input_ids[0].split(batch.lengths)
-    contexts = [torch.tensor(ids, dtype=torch.long, device=device) for ids in batch.contexts]
-    sequences = [torch.cat(pair) for pair in zip(contexts, pieces, strict=True)]
-    lengths = tuple(len(sequence) for sequence in sequences)
-    # A target's place moves by all contexts up to and including its own sequence's.
-    shift = torch.tensor([len(c) for c in contexts], device=device).cumsum(0)
+    in_front = [len(ids) for ids in batch.contexts]
+    lengths = tuple(sum(pair) for pair in zip(in_front, batch.lengths, strict=True))
+    # Made on the CPU and moved without waiting for the device.
+    contexts, positions, shift = (
+        x.to(device, non_blocking=True)
+        for x in (
+            torch.tensor([id_ for ids in batch.contexts for id_ in ids], dtype=torch.long),
+            torch.cat([torch.arange(n) for n in lengths])[None],
+            # A target's place moves by all contexts up to and including its own sequence's.
+            torch.tensor(in_front).cumsum(0),
+        )
+    )
+    pieces = zip(contexts.split(in_front), batch.input_ids[0].split(batch.lengths), strict=True)
+    ids = torch.cat([piece for pair in pieces for piece in pair])[None]
+    hidden = _hidden(model, ids, positions, Reading(lengths=lengths))
+    return hidden[batch.target_rows + shift[batch.label_rows]]
+
+
+def _hidden(model: PreTrainedModel, ids: Tensor, positions: Tensor, reading: Reading) -> Tensor:
+    """Final hidden states [tokens, width] of one packed row, on the device of its ids."""
     hidden = model.base_model(
-        torch.cat(sequences)[None],
-        position_ids=torch.cat([torch.arange(n, device=device) for n in lengths])[None],
+        ids,
+        # Without one, transformers would look for sequences in the positions, and wait for the device to find them.
+        attention_mask=torch.ones_like(ids, dtype=torch.bool),
+        position_ids=positions,
         use_cache=False,
-        reading=Reading(lengths=lengths),
+        reading=reading,
     ).last_hidden_state
-    return hidden.to(device)[0, batch.target_rows + shift[batch.label_rows]]
+    # A model that a device map spreads ends on another device than it begins on.
+    return hidden.to(ids.device)[0]

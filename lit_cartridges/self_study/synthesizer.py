@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,12 +16,29 @@ from lit_cartridges.corpora.chunkers import Chunk, TokenChunker
 from lit_cartridges.self_study.dialogue import Dialogue
 from lit_cartridges.self_study.seed_prompts import resolve_seed_prompts
 from lit_cartridges.settings import Count, NonNegativeInt, PositiveShare, Range, Share, checked
-from lit_cartridges.teachers.teacher import Completion, Sampling, Teacher, TeacherError
+from lit_cartridges.teachers.teacher import Completion, Request, Sampling, Talk, Teacher, TeacherError
 
 COUNTS = ("made", "empty_questions", "empty_answers", "cut_questions", "cut_answers")
 # Keys of the random streams; a group's draws must not repeat a conversation's of the same number.
 _GROUP_STREAM, _CONVERSATION_STREAM = 0, 1
 _GROUPS_BEFORE_GIVING_UP = 3
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Conversations about one chunk."""
+
+    index: int
+    chunk: Chunk
+    off_corpus: bool
+    dialogues: list[Dialogue]
+
+    def __str__(self) -> str:
+        where = "other text than the corpus" if self.off_corpus else "the corpus"
+        return (
+            f"group {self.index}, about the {self.chunk.num_tokens:,} tokens of {where} from token "
+            f"{self.chunk.start_token:,} on"
+        )
 
 
 class Synthesizer:
@@ -145,19 +162,31 @@ class Synthesizer:
         Raises:
             TeacherError: the teacher failed, or several groups running came to nothing.
         """
+        return next(self.conversations_of([group_index]))
+
+    def conversations_of(self, group_indices: Iterable[int]) -> Iterator[list[Conversation]]:
+        """`conversations` of groups one by one, which the teacher may make together (`Teacher.converse`)."""
+        for group in self.teacher.converse(self._talk(index) for index in group_indices):
+            yield self._made(group)
+
+    def _talk(self, group_index: int) -> Talk[_Group]:
         rng = self._rng(_GROUP_STREAM, group_index)
         off_corpus = bool(rng.random() < self.off_corpus_share)
         ids = self.off_corpus_ids if off_corpus and self.off_corpus_ids is not None else self.corpus_ids
         chunk = self.chunker.chunk(ids, rng)
         first = group_index * self.conversations_per_group
         dialogues = [self._start(first + j) for j in range(self.conversations_per_group)]
+        group = _Group(group_index, chunk, off_corpus, dialogues)
         context_ids = self.renderer.context_ids(chunk.token_ids)
         if self.corpus_before_chunk and not off_corpus:
             context_ids = self.corpus_context + [int(i) for i in chunk.token_ids]
         for round_index in range(self.num_rounds):
-            self._ask(dialogues, round_index, context_ids)
-            self._reply(dialogues, round_index, [] if off_corpus else context_ids, bare=off_corpus)
-        kept = [dialogue for dialogue in dialogues if dialogue.messages]
+            yield from self._ask(group, round_index, context_ids)
+            yield from self._reply(group, round_index, [] if off_corpus else context_ids)
+        return group
+
+    def _made(self, group: _Group) -> list[Conversation]:
+        kept = [dialogue for dialogue in group.dialogues if dialogue.messages]
         self.counts["made"] += len(kept)
         self.counts.update({f"teacher/{kind}": count for kind, count in self.teacher.counts.items()})
         self._empty_groups = 0 if kept else self._empty_groups + 1
@@ -168,13 +197,13 @@ class Synthesizer:
                 "model, its chat template and seed_prompts, or raise max_new_tokens"
             )
         # What the teacher saw while it answered: nothing, in an off-corpus group.
-        system_prompt = "" if off_corpus else self.renderer.system_prompt(chunk.token_ids)
+        system_prompt = "" if group.off_corpus else self.renderer.system_prompt(group.chunk.token_ids)
         return [
             Conversation(
                 messages=tuple(dialogue.messages),
                 system_prompt=system_prompt,
-                metadata=self._metadata(dialogue, group_index, chunk),
-                type="off_corpus" if off_corpus else "self_study",
+                metadata=self._metadata(dialogue, group.index, group.chunk),
+                type="off_corpus" if group.off_corpus else "self_study",
             )
             for dialogue in kept
         ]
@@ -192,16 +221,17 @@ class Synthesizer:
         seeds = rng.integers(2**31, size=(self.num_rounds, 2)).tolist()
         return Dialogue(index=index, kind=kind, seed_prompt=seed_prompt, seeds=seeds)
 
-    def _ask(self, dialogues: Sequence[Dialogue], round_index: int, context_ids: Sequence[int]) -> None:
-        going = [dialogue for dialogue in dialogues if not dialogue.ended]
+    def _ask(self, group: _Group, round_index: int, context_ids: Sequence[int]) -> Talk[None]:
+        going = [dialogue for dialogue in group.dialogues if not dialogue.ended]
         if not going:
             return
-        prompts = [self.renderer.prompt_ids(dialogue.as_seen_by_user()) for dialogue in going]
-        seeds = [dialogue.seeds[round_index][0] for dialogue in going]
-        completions = self.teacher.complete(
-            context_ids=context_ids, prompts=prompts, sampling=self.question, seeds=seeds
+        request = Request(
+            context_ids=context_ids,
+            prompts=[self.renderer.prompt_ids(dialogue.as_seen_by_user()) for dialogue in going],
+            sampling=self.question,
+            seeds=[dialogue.seeds[round_index][0] for dialogue in going],
         )
-        for dialogue, completion in zip(going, self._checked(completions, going), strict=True):
+        for dialogue, completion in zip(going, (yield from self._completed(request, group)), strict=True):
             self.counts["cut_questions"] += not completion.finished
             ids = self.renderer.without_end(completion.token_ids)
             text = self.renderer.text(ids)
@@ -211,14 +241,12 @@ class Synthesizer:
                 self.counts["empty_questions"] += 1
                 dialogue.ended = True
 
-    def _reply(
-        self, dialogues: Sequence[Dialogue], round_index: int, context_ids: Sequence[int], *, bare: bool
-    ) -> None:
-        going = [dialogue for dialogue in dialogues if not dialogue.ended]
+    def _reply(self, group: _Group, round_index: int, context_ids: Sequence[int]) -> Talk[None]:
+        going = [dialogue for dialogue in group.dialogues if not dialogue.ended]
         if not going:
             return
-        render = self.renderer.bare_prompt_ids if bare else self.renderer.prompt_ids
-        completions = self.teacher.complete(
+        render = self.renderer.bare_prompt_ids if group.off_corpus else self.renderer.prompt_ids
+        request = Request(
             context_ids=context_ids,
             prompts=[render(dialogue.messages) for dialogue in going],
             sampling=self.answer,
@@ -226,7 +254,7 @@ class Synthesizer:
             top_k=self.top_k,
             min_mass=self.min_mass,
         )
-        for dialogue, completion in zip(going, self._checked(completions, going), strict=True):
+        for dialogue, completion in zip(going, (yield from self._completed(request, group)), strict=True):
             text = self.renderer.text(completion.token_ids)
             self.counts["cut_answers"] += not completion.finished
             dialogue.cut_answers += not completion.finished
@@ -241,10 +269,16 @@ class Synthesizer:
             # A dialogue does not go on from an answer without an end.
             dialogue.ended |= not completion.finished
 
-    def _checked(self, completions: Sequence[Completion], asked: Sequence[Dialogue]) -> Sequence[Completion]:
-        if len(completions) != len(asked):
+    def _completed(
+        self, request: Request, group: _Group
+    ) -> Generator[Request, list[Completion], list[Completion]]:
+        try:
+            completions = yield request
+        except TeacherError as error:
+            raise TeacherError(f"{error} ({group})") from error
+        if len(completions) != len(request.prompts):
             raise TeacherError(
-                f"{type(self.teacher).__name__} gave {len(completions)} completions for {len(asked)} "
+                f"{type(self.teacher).__name__} gave {len(completions)} completions for {len(request.prompts)} "
                 "prompts; it must give one each"
             )
         return completions

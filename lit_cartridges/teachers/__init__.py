@@ -4,14 +4,24 @@ from lit_cartridges.conversations.recorded import RecordedConversations
 from lit_cartridges.found_classes import found_classes
 from lit_cartridges.teachers.local import LocalTeacher
 from lit_cartridges.teachers.openai import OpenAITeacher
-from lit_cartridges.teachers.teacher import Completion, Sampling, Teacher, TeacherError, TopLogprobs
+from lit_cartridges.teachers.teacher import (
+    Completion,
+    Request,
+    Sampling,
+    Talk,
+    Teacher,
+    TeacherError,
+    TopLogprobs,
+)
 
 __all__ = [
     "Completion",
     "LocalTeacher",
     "OpenAITeacher",
     "RecordedConversations",
+    "Request",
     "Sampling",
+    "Talk",
     "Teacher",
     "TeacherError",
     "TopLogprobs",

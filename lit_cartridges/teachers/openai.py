@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import CancelledError
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -16,7 +16,8 @@ from lit_cartridges.teachers.served_model import ServedModelCheck
 from lit_cartridges.teachers.server_dispatch import Call, ServerDispatch
 from lit_cartridges.teachers.server_faults import FaultLog
 from lit_cartridges.teachers.server_reply import Asked
-from lit_cartridges.teachers.teacher import Completion, Sampling, Teacher, TeacherError
+from lit_cartridges.teachers.talks_in_flight import TalksInFlight, completed
+from lit_cartridges.teachers.teacher import Completion, Request, Sampling, T, Talk, Teacher, TeacherError
 
 Seconds = Annotated[float, Range(least=0, most=86_400)]
 
@@ -107,26 +108,40 @@ class OpenAITeacher(Teacher):
         min_mass: float = 0.99,
     ) -> list[Completion]:
         """See `Teacher.complete`."""
-        asked = replace(
-            self._asked,
-            max_tokens=sampling.max_new_tokens,
-            greedy=sampling.temperature == 0,
+        request = Request(
+            context_ids=context_ids,
+            prompts=prompts,
+            sampling=sampling,
+            seeds=seeds,
             top_k=top_k,
             min_mass=min_mass,
-            stop_token_ids=self.stop_token_ids,
         )
-        context = [int(i) for i in context_ids]
-        whole = [context + [int(i) for i in prompt] for prompt in prompts]
-        loop, dispatch = self._running_loop()
-        work = dispatch.complete_all(whole, [int(seed) for seed in seeds], Call(asked, sampling.temperature))
-        future = asyncio.run_coroutine_threadsafe(work, loop)
+        future = self._asking(request)
         try:
-            return future.result()
-        except CancelledError:
-            raise TeacherError("the teacher was closed while it was answering") from None
+            return completed(future)
         except BaseException:
             future.cancel()
             raise
+
+    def converse(self, talks: Iterable[Talk[T]]) -> Iterator[T]:
+        """See `Teacher.converse`; talks begin for as long as servers may have more requests in flight."""
+        return TalksInFlight(talks, ask=self._asking, most_prompts=self.max_requests_in_flight).results()
+
+    def _asking(self, request: Request) -> Future[list[Completion]]:
+        asked = replace(
+            self._asked,
+            max_tokens=request.sampling.max_new_tokens,
+            greedy=request.sampling.temperature == 0,
+            top_k=request.top_k,
+            min_mass=request.min_mass,
+            stop_token_ids=self.stop_token_ids,
+        )
+        context = [int(i) for i in request.context_ids]
+        whole = [context + [int(i) for i in prompt] for prompt in request.prompts]
+        loop, dispatch = self._running_loop()
+        call = Call(asked, request.sampling.temperature)
+        work = dispatch.complete_all(whole, [int(seed) for seed in request.seeds], call)
+        return asyncio.run_coroutine_threadsafe(work, loop)
 
     def close(self) -> None:
         """Drop all connections; requests under way end with a TeacherError."""

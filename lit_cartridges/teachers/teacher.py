@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,9 @@ from lit_cartridges.conversations.top_logprobs import TopLogprobs
 from lit_cartridges.errors import CartridgesError
 from lit_cartridges.settings import PositiveInt, Temperature, check_fields
 
-__all__ = ["Completion", "Sampling", "Teacher", "TeacherError", "TopLogprobs"]
+__all__ = ["Completion", "Request", "Sampling", "Talk", "Teacher", "TeacherError", "TopLogprobs"]
+
+T = TypeVar("T")
 
 
 class TeacherError(CartridgesError, RuntimeError):
@@ -61,8 +63,24 @@ class Completion:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The arguments of one `Teacher.complete`."""
+
+    context_ids: Sequence[int]
+    prompts: Sequence[Sequence[int]]
+    sampling: Sampling
+    seeds: Sequence[int]
+    top_k: int = 0
+    min_mass: float = 0.99
+
+
+Talk = Generator[Request, list[Completion], T]
+"""What asks one request after the other, gets the completions of each, and ends with a result."""
+
+
 class Teacher(ABC):
-    """Completes prompts that share one context. A subclass writes `complete`.
+    """Completes prompts that share one context. A subclass writes `complete`, and `converse` where it gains by it.
 
     Attributes:
         stop_token_ids: ids that end a reply; whoever knows the tokenizer (the Synthesizer) sets them where they are
@@ -100,6 +118,26 @@ class Teacher(ABC):
         Raises:
             TeacherError: a reply could not be had.
         """
+
+    def converse(self, talks: Iterable[Talk[T]]) -> Iterator[T]:
+        """The results of talks, in their order, each as soon as it and those before it are there.
+
+        Here one talk is held after the other. A teacher that answers several contexts at once begins further talks while it
+        is at it, and completes the same prompts in the same way. A `TeacherError` is thrown into the talk that asked; what a
+        talk raises is raised in the place of its result, so that nothing before it is lost.
+        """
+        for talk in talks:
+            yield _held(talk, self._complete)
+
+    def _complete(self, request: Request) -> list[Completion]:
+        return self.complete(
+            context_ids=request.context_ids,
+            prompts=request.prompts,
+            sampling=request.sampling,
+            seeds=request.seeds,
+            top_k=request.top_k,
+            min_mass=request.min_mass,
+        )
 
     def validate(self, vocab_size: int, top_k: int) -> None:
         """Checks settings before anything is generated.
@@ -148,3 +186,19 @@ class Teacher(ABC):
 
     def close(self) -> None:  # noqa: B027 - most teachers hold nothing
         """Gives back connections and memory; the teacher may be used again."""
+
+
+def _held(talk: Talk[T], complete: Callable[[Request], list[Completion]]) -> T:
+    """The result of a talk whose every request is completed at once."""
+    try:
+        request = next(talk)
+        while True:
+            try:
+                completions = complete(request)
+            except TeacherError as error:
+                request = talk.throw(error)
+            else:
+                request = talk.send(completions)
+    except StopIteration as end:
+        result: T = end.value
+        return result

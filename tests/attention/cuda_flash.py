@@ -4,6 +4,8 @@
 what the CUDA code refuses and reading what it reads: the log-sum-exp by its address alone, and any cum_seq that is a
 tensor as a request for the variable-length path (aten/src/ATen/native/transformers/cuda of PyTorch). On the meta device
 torch's own registration answers.
+
+Shapes: [B, T, H, D], and log-sum-exp [B, H, T]; of the variable-length path [T, H, D] and [H, T]. Keys have K heads.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-FORWARD = torch.ops.aten._scaled_dot_product_flash_attention.default
-BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_backward.default
+FORWARD = torch.ops.aten._flash_attention_forward.default
+BACKWARD = torch.ops.aten._flash_attention_backward.default
 
 
 class CudaFlash(TorchDispatchMode):
@@ -36,59 +38,104 @@ class CudaFlash(TorchDispatchMode):
         self.calls.append((func, given))
         if given["query"].device.type == "meta":
             return func(*args, **(kwargs or {}))
-        return _forward(**given) if func is FORWARD else _backward(**given)
+        return _forward(given) if func is FORWARD else _backward(given)
 
 
-def _refuse(query: Tensor, key: Tensor, value: Tensor, *others: Tensor, dropout_p: float) -> None:
+def _refuse(given: dict[str, Any], *others: Tensor) -> None:
+    query, key, value = (given[name] for name in ("query", "key", "value"))
     assert query.dtype in (torch.float16, torch.bfloat16), (
         "FlashAttention only support fp16 and bf16 data type"
     )
+    packed = given["cum_seq_q"] is not None
     for x in (query, key, value, *others):
+        assert x.ndim == (3 if packed else 4)
         assert x.dtype == query.dtype, "query and key must have the same dtype"
         assert x.stride(-1) == 1, "Input tensor must have contiguous last dimension"
         assert x.shape[-1] == query.shape[-1], "query and value must have the same width"
-        assert x.shape[1] == query.shape[1], "query heads and key heads are as many in our calls"
-        assert all(stride % 8 == 0 for stride in x.stride()[:-1]), "misaligned address"
+        strides = [stride for size, stride in zip(x.shape, x.stride(), strict=True) if size > 1]
+        assert all(stride % 8 == 0 for stride in strides[:-1]), "misaligned address"
         assert x.storage_offset() % 8 == 0, "misaligned address"
+    assert query.shape[-2] % key.shape[-2] == 0, "Number of heads in key/value must divide those in query"
     assert query.shape[-1] % 8 == 0, "head_size should be a multiple of 8"
     assert query.shape[-1] <= 256, "FlashAttention backward only supports head dimension at most 256"
-    assert dropout_p == 0
+    assert given["dropout_p"] == 0
+    assert given["window_size_left"] is None or given["window_size_left"] >= 0
+    assert given["window_size_right"] is None
+    most = given["max_q"], given["max_k"]
+    if not packed:
+        assert given["cum_seq_k"] is None and most == (query.shape[1], key.shape[1])
+        return
+    for cum_seq, longest, tokens in zip(("cum_seq_q", "cum_seq_k"), most, (query, key), strict=True):
+        ends = given[cum_seq]
+        assert ends.dtype == torch.int32, f"{cum_seq} must have dtype int32"
+        assert ends.is_contiguous() and ends.ndim == 1
+        assert ends[0] == 0 and ends[-1] == len(tokens) and ends.diff().max() == longest, "read elsewhere"
 
 
-def _scores(query: Tensor, key: Tensor, is_causal: bool, scale: float) -> Tensor:
-    scores = query.double() @ key.double().transpose(-1, -2) * scale
-    if is_causal:
-        assert scores.shape[-1] == scores.shape[-2], "causal is aligned to the upper left"
-        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
-    return scores
+def _sequences(given: dict[str, Any], name: str) -> list[Tensor]:
+    """Per sequence [T, heads, D], in fp64."""
+    x: Tensor = given[name].double()
+    side = "cum_seq_k" if name in ("key", "value") else "cum_seq_q"
+    return list(x) if given[side] is None else list(x.split(given[side].diff().tolist()))
 
 
-def _forward(query, key, value, dropout_p, is_causal, return_debug_mask, scale) -> tuple:
-    _refuse(query, key, value, dropout_p=dropout_p)
-    scores = _scores(query, key, is_causal, scale)
-    # As the CUDA code lays them out: [batch, tokens, heads, width].
-    out = (scores.softmax(-1) @ value.double()).to(query.dtype).transpose(1, 2).contiguous().transpose(1, 2)
-    lse, none = scores.logsumexp(-1).float(), query.new_empty(0)
-    return out, lse, None, None, query.shape[2], key.shape[2], none, none, none
+def _joined(given: dict[str, Any], sequences: list[Tensor], dim: int) -> Tensor:
+    return torch.stack(sequences) if given["cum_seq_q"] is None else torch.cat(sequences, dim)
 
 
-def _backward(
-    grad_out, query, key, value, out, logsumexp, cum_seq_q, cum_seq_k, max_q, max_k, **given: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    assert cum_seq_q is None and cum_seq_k is None, "cu_seqlens_q must have dtype int32"
-    assert (max_q, max_k) == (query.shape[2], key.shape[2])
-    assert given["philox_seed"].numel() == given["philox_offset"].numel() == 0
-    assert logsumexp.dtype == torch.float32 and logsumexp.shape == query.shape[:3]
-    lse = torch.as_strided(logsumexp, logsumexp.shape, _packed_strides(logsumexp.shape))
-    _refuse(query, key, value, grad_out, out, dropout_p=given["dropout_p"])
-    weights = (_scores(query, key, given["is_causal"], given["scale"]) - lse.double().unsqueeze(-1)).exp()
-    grad, d_value = grad_out.double(), weights.transpose(-1, -2) @ grad_out.double()
-    d_scores = weights * (
-        grad @ value.double().transpose(-1, -2) - (grad * out.double()).sum(-1, keepdim=True)
-    )
-    d_scores = d_scores * given["scale"]
-    d_query, d_key = d_scores @ key.double(), d_scores.transpose(-1, -2) @ query.double()
-    return d_query.to(query.dtype), d_key.to(key.dtype), d_value.to(value.dtype)
+def _scores(given: dict[str, Any], query: Tensor, key: Tensor) -> Tensor:
+    """[H, T, M] of one sequence; a causal query and its window are counted from the last key."""
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+    scores = torch.einsum("thd,mhd->htm", query, key) * given["scale"]
+    places = torch.arange(len(query))[:, None] + len(key) - len(query)
+    distance = places - torch.arange(len(key))
+    hidden = torch.zeros_like(distance, dtype=torch.bool)
+    if given["is_causal"]:
+        hidden |= distance < 0
+    if given["window_size_left"] is not None:
+        hidden |= distance > given["window_size_left"]
+    return scores.masked_fill(hidden, -torch.inf)
+
+
+def _forward(given: dict[str, Any]) -> tuple[Any, ...]:
+    _refuse(given)
+    outs, lses = [], []
+    for query, key, value in zip(*(_sequences(given, x) for x in ("query", "key", "value")), strict=True):
+        scores = _scores(given, query, key)
+        wide = value.repeat_interleave(query.shape[1] // value.shape[1], 1)
+        outs.append(torch.einsum("htm,mhd->thd", scores.softmax(-1), wide))
+        lses.append(scores.logsumexp(-1))
+    out = _joined(given, outs, 0).to(given["query"].dtype)
+    return out, _joined(given, lses, 1).float(), *(out.new_empty(0) for _ in range(3))
+
+
+def _backward(given: dict[str, Any]) -> tuple[Tensor, ...]:
+    logsumexp = given["logsumexp"]
+    assert given["rng_state"].numel() == given["unused"].numel() == 0
+    assert logsumexp.dtype == torch.float32
+    tokens = given["query"].shape[:-1]
+    heads_first = (tokens[0], tokens[2], tokens[1]) if len(tokens) == 3 else (tokens[1], tokens[0])
+    assert logsumexp.shape == heads_first
+    _refuse(given, given["grad_out"], given["out"])
+    by_address = torch.as_strided(logsumexp, logsumexp.shape, _packed_strides(logsumexp.shape)).double()
+    if given["cum_seq_q"] is None:
+        lses = list(by_address)
+    else:
+        lses = list(by_address.split(given["cum_seq_q"].diff().tolist(), 1))
+    grads: tuple[list[Tensor], ...] = ([], [], [])
+    names = ("query", "key", "value", "grad_out", "out")
+    for query, key, value, grad, out, lse in zip(*(_sequences(given, x) for x in names), lses, strict=True):
+        groups = query.shape[1] // key.shape[1]
+        wide_key, wide_value = (x.repeat_interleave(groups, 1) for x in (key, value))
+        weights = (_scores(given, query, key) - lse[..., None]).exp()
+        slopes = torch.einsum("thd,mhd->htm", grad, wide_value) - (grad * out).sum(-1).T[..., None]
+        d_scores = weights * slopes * given["scale"]
+        grads[0].append(torch.einsum("htm,mhd->thd", d_scores, wide_key))
+        for into, x, by in ((grads[1], d_scores, query), (grads[2], weights, grad)):
+            # Of each query head by itself, rounded, and then summed over a group.
+            each = torch.einsum("htm,thd->mhd", x, by).to(given["query"].dtype)
+            into.append(each.unflatten(1, (-1, groups)).float().sum(2))
+    return tuple(_joined(given, x, 0).to(given["query"].dtype) for x in grads)
 
 
 def _packed_strides(shape: torch.Size) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ import torch
 from lit_cartridges import Cartridge
 from lit_cartridges.attention import Reading, reads_prefixes
 from lit_cartridges.attention import kernels as attention_kernels
-from lit_cartridges.attention.kernels import flash_backward, flash_forward, flash_takes, has_flash
+from lit_cartridges.attention.kernels import Packing, flash_backward, flash_forward, flash_takes, has_flash
 from lit_cartridges.attention.merged import MergedAttention
 from lit_cartridges.attention.parts import PackedPart, PrefixPart, RowsPart
 from lit_cartridges.attention.prefill import prefill
+from lit_cartridges.attention.readers import LayerCall
+from lit_cartridges.attention.varlen import cum_seq_of
 from lit_cartridges.module.recomputing import recomputes_layers
 from tests.attention.cuda_flash import BACKWARD, FORWARD, CudaFlash
 from tests.attention.test_merged import CPU, causal, check, draw, packed_visible
@@ -32,44 +35,51 @@ def flash(monkeypatch):
 
 
 def test_the_operators_take_the_arguments_that_they_are_given():
-    assert [(x.name, str(x.type)) for x in FORWARD._schema.arguments] == [
-        *[("query", "Tensor"), ("key", "Tensor"), ("value", "Tensor"), ("dropout_p", "float")],
-        *[("is_causal", "bool"), ("return_debug_mask", "bool"), ("scale", "Optional[float]")],
+    """Positions and names that we rely on; behind those, later versions of torch may have more."""
+    tensors = ["query", "key", "value"]
+    common = ["cum_seq_q", "cum_seq_k", "max_q", "max_k", "dropout_p", "is_causal"]
+    options = ["scale", "window_size_left", "window_size_right"]
+    forward, backward = (x._schema.arguments for x in (FORWARD, BACKWARD))
+    assert [x.name for x in forward][:13] == [*tensors, *common, "return_debug_mask", *options]
+    assert [x.name for x in backward][:17] == [
+        *("grad_out", *tensors, "out", "logsumexp", *common, "rng_state", "unused"),
+        *options,
     ]
-    assert [(x.name, str(x.type)) for x in BACKWARD._schema.arguments] == [
-        *[("grad_out", "Tensor"), ("query", "Tensor"), ("key", "Tensor"), ("value", "Tensor")],
-        *[("out", "Tensor"), ("logsumexp", "Tensor"), ("cum_seq_q", "Tensor"), ("cum_seq_k", "Tensor")],
-        *[("max_q", "int"), ("max_k", "int"), ("dropout_p", "float"), ("is_causal", "bool")],
-        *[("philox_seed", "Tensor"), ("philox_offset", "Tensor"), ("scale", "Optional[float]")],
-    ]
-    assert [x.name for x in FORWARD._schema.returns[:2]] == ["output", "logsumexp"]
+    assert (
+        [x.name for x in forward if x.kwarg_only][:3] == [x.name for x in backward if x.kwarg_only] == options
+    )
+    assert {str(x.type) for x in (*forward, *backward) if x.name in options[1:]} == {"Optional[int]"}
+    assert [x.name for x in FORWARD._schema.returns[:2]] == ["output", "softmax_logsumexp"]
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("packed", [False, True], ids=["rows", "packed"])
 @pytest.mark.parametrize(("heads", "kv_heads", "tokens", "keys"), [(4, 4, 6, 6), (4, 2, 6, 6), (8, 1, 1, 9)])
-def test_on_the_meta_device_they_run_with_what_we_hand_them(dtype, heads, kv_heads, tokens, keys):
+def test_on_the_meta_device_they_run_with_what_we_hand_them(dtype, packed, heads, kv_heads, tokens, keys):
     """As a model makes them: query and key are views [batch, heads, tokens, width] of [batch, tokens, heads, width]."""
+    if packed and tokens != keys:
+        pytest.skip("packed sequences have no cache")
+    rows, causal = 1 if packed else 2, tokens == keys
     query, key, value, grad = (
-        torch.empty(2, n, h, 16, dtype=dtype, device="meta").transpose(1, 2)
+        torch.empty(rows, n, h, 16, dtype=dtype, device="meta").transpose(1, 2)
         for n, h in ((tokens, heads), (keys, kv_heads), (keys, kv_heads), (tokens, heads))
     )
+    ends = cum_seq_of((2, 4)).to("meta")
+    options = {"packing": Packing(ends, ends, 4, 4), "window": 3} if packed else {}
     with CudaFlash() as mode:
-        out, lse = flash_forward(query, key, value, 0.3, tokens == keys)
-        grads = flash_backward(grad, query, key, value, out, lse, 0.3, tokens == keys)
-    assert (out.shape, out.dtype, out.stride(-1)) == (query.shape, dtype, 1)
-    assert (lse.shape, lse.dtype, lse.is_contiguous()) == ((2, heads, tokens), torch.float32, True)
+        out, lse = flash_forward(query, key, value, 0.3, causal, **options)
+        grads = flash_backward(grad, query, key, value, out, lse, 0.3, causal, **options)
+    assert (out.shape, out.dtype, out.stride()[1:]) == (query.shape, dtype, query.stride()[1:])
+    assert (lse.shape, lse.dtype, lse.is_contiguous()) == ((rows, heads, tokens), torch.float32, True)
     assert [(x.shape, x.dtype) for x in grads] == [(x.shape, dtype) for x in (query, key, value)]
-    (call,) = mode.of(BACKWARD)
-    assert call["cum_seq_q"] is call["cum_seq_k"] is None
-    assert (call["max_q"], call["max_k"], call["is_causal"], call["scale"]) == (
-        tokens,
-        keys,
-        tokens == keys,
-        0.3,
-    )
-    assert call["philox_seed"].numel() == call["philox_offset"].numel() == 0
-    assert call["key"].shape[1] == call["value"].shape[1] == heads
-    assert len(mode.of(FORWARD)) == 1
+    for call in (*mode.of(FORWARD), *mode.of(BACKWARD)):
+        assert call["cum_seq_q"] is call["cum_seq_k"] is (ends if packed else None)
+        assert (call["max_q"], call["max_k"]) == ((4, 4) if packed else (tokens, keys))
+        assert (call["is_causal"], call["scale"]) == (causal, 0.3)
+        assert call["window_size_left"] == (2 if packed else None)
+        assert call["key"].shape[-2] == call["value"].shape[-2] == kv_heads, "no head is repeated"
+        assert call["query"].data_ptr() == query.data_ptr()
+    assert (len(mode.of(FORWARD)), len(mode.of(BACKWARD))) == (1, 1)
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
@@ -82,11 +92,94 @@ def test_rows_behind_a_prefix_train_by_them(flash, dtype):
 
 
 @pytest.mark.parametrize("lengths", [(5,), (7, 1, 12, 3, 8, 2)], ids=str)
-def test_packed_rows_behind_a_prefix_train_by_them(flash, lengths):
+def test_buckets_of_a_packed_row_train_by_them(flash, lengths):
+    """Where the variable-length path is not taken, and sequences are gathered."""
     tensors = draw(1, sum(lengths), sum(lengths), 9, torch.bfloat16)
     own = PackedPart.of_lengths(lengths, device=CPU)
     check(tensors, own, PrefixPart(), packed_visible(lengths, 9))
     assert len(flash.of(BACKWARD)) == len(own.buckets) + 1
+
+
+def read(reading, leaves, window, softcap=None):
+    """Output of one layer's attention, and the gradients of ``leaves``: query, key, value, the prefix's, its biases."""
+    query, key, value, *prefix = leaves
+    sides = zip(("keys", "values", "biases"), prefix, strict=False)
+    reading = replace(reading, **{name: [x] for name, x in sides})
+    extras = {} if softcap is None else {"softcap": softcap}
+    layer = LayerCall(layer=0, real=None, scale=query.shape[-1] ** -0.5, window=window, extras=extras)
+    out = reading.begin({}).attend(query, key, value, layer)
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(3)).to(out.device).double()
+    return out, *torch.autograd.grad((out.double() * weights).sum(), leaves)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("window", [None, 1, 3, 100])
+@pytest.mark.parametrize("prefix", ["", "prefix", "biased"])
+@pytest.mark.parametrize("heads", [(4, 4), (6, 2), (4, 1)], ids=str)
+@pytest.mark.parametrize("lengths", [(9,), (1, 1), (7, 1, 12, 3)], ids=str)
+def test_the_variable_length_path_gives_what_the_plain_path_gives(
+    flash, lengths, heads, prefix, window, dtype
+):
+    """Of the same rounded tensors in fp64: outputs, and gradients of queries, keys, values, prefix and biases."""
+    generator, tokens = torch.Generator().manual_seed(1), sum(lengths)
+    shapes = [(1, heads[0], tokens, 16), *[(1, heads[1], tokens, 16)] * 2]
+    shapes += [(heads[1], 5, 16)] * 2 if prefix else []
+    drawn = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+    if prefix == "biased":
+        drawn.append(torch.randn(heads[1], 5, generator=generator))
+    results = []
+    for kind in (torch.float64, None):
+        leaves = [x.to(kind or x.dtype).requires_grad_() for x in drawn]
+        results.append(read(Reading(lengths=lengths, cum_seq=cum_seq_of(lengths)), leaves, window))
+        if kind is not None:
+            assert not flash.calls
+    for mine, plain in zip(results[1], results[0], strict=True):
+        rounding = {torch.bfloat16: 4e-2, torch.float16: 6e-3}[dtype]
+        assert (mine.double() - plain).norm() <= rounding * plain.norm() + 1e-12
+    # The prefix has a call of its own where all tokens see all of it, and none where a window hides some of it.
+    dense = bool(prefix) and window in (None, 100)
+    for calls in (flash.of(FORWARD), flash.of(BACKWARD)):
+        assert [call["cum_seq_q"] is not None for call in calls] == ([True, False] if dense else [True])
+        assert {call["key"].shape[-2] for call in calls} == {heads[1]}
+        if window in (1, 3) and prefix == "prefix":
+            assert calls[0]["key"].shape[0] == tokens + len(lengths) * (window - 1)
+
+
+@pytest.mark.parametrize("window", [None, 4], ids=str)
+def test_a_row_that_is_not_of_these_lengths_is_refused(flash, window):
+    leaves = [x.detach().requires_grad_() for x in draw(1, 7, 7, 4, torch.bfloat16)]
+    leaves = [*leaves[:3], *(x[0] for x in leaves[3:])]
+    with pytest.raises(ValueError, match="lengths of packed sequences sum to 6; .* 7 tokens"):
+        read(Reading(lengths=(3, 3)), leaves, window)
+
+
+def test_sequences_without_tokens_are_left_out(flash):
+    leaves = [x.detach().requires_grad_() for x in draw(1, 7, 7, 4, torch.bfloat16)]
+    leaves = [*leaves[:3], *(x[0].detach().requires_grad_() for x in leaves[3:])]
+    for window in (None, 3):
+        for mine, theirs in zip(
+            *(read(Reading(lengths=x), leaves, window) for x in ((0, 3, 0, 4), (3, 4))), strict=True
+        ):
+            assert torch.equal(mine, theirs)
+
+
+def test_soft_caps_take_the_path_that_knows_them(flash):
+    leaves = [x.detach()[..., :].requires_grad_() for x in draw(1, 7, 7, 4, torch.bfloat16)]
+    leaves = [*leaves[:3], *(x[0].detach().requires_grad_() for x in leaves[3:])]
+    exact = [x.detach().double().requires_grad_() for x in leaves]
+    reading = Reading(lengths=(3, 4))
+    for mine, plain in zip(*(read(reading, x, None, softcap=1.5) for x in (leaves, exact)), strict=True):
+        assert (mine.double() - plain).norm() <= 2e-2 * plain.norm()
+    assert not flash.calls
+
+
+def test_a_prefix_of_one_row_is_read_without_a_copy(flash):
+    """Several rows are laid one after the other to read it once; a single row is handed over as it lies."""
+    query, key, value, *_ = draw(1, 6, 9, 9, torch.bfloat16)
+    query = query.detach().transpose(1, 2).contiguous().transpose(1, 2)
+    PrefixPart().attend(query, key, value, 0.4)
+    (call,) = flash.of(FORWARD)
+    assert call["query"].data_ptr() == query.data_ptr()
 
 
 def test_biases_of_the_prefixs_keys_go_through_them(flash):
@@ -115,13 +208,9 @@ def test_strides_that_the_kernel_cannot_load_are_copied(flash):
         assert torch.equal(one, other)
 
 
-def test_a_training_step_of_a_model_gives_the_gradients_of_fp32(flash, monkeypatch):
+def test_a_training_step_of_a_model_gives_the_gradients_of_fp32(flash):
     """Packed conversations, layers recomputed, in bf16 by flash attention, against fp32 without it."""
     lengths, gradients = (7, 1, 12, 30), []
-    packed = PackedPart.of_lengths(lengths, device=CPU)
-    monkeypatch.setattr(
-        "lit_cartridges.attention.reading.SlicedPart", lambda *_: packed
-    )  # as on an accelerator
     model = copy.deepcopy(tiny_model("llama"))
     cartridge = Cartridge(*prefill(model, torch.arange(3, 22)), num_frozen_tokens=2)
     ids = torch.randint(3, VOCAB, (1, sum(lengths)), generator=torch.Generator().manual_seed(1))
@@ -135,7 +224,7 @@ def test_a_training_step_of_a_model_gives_the_gradients_of_fp32(flash, monkeypat
             logits = model(ids, position_ids=positions, use_cache=False, reading=reading).logits
             logits.float().log_softmax(-1)[0, :, 5].sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in cartridge.parameters()]))
-    assert len(flash.of(BACKWARD)) == model.config.num_hidden_layers * (len(packed.buckets) + 1)
+    assert len(flash.of(BACKWARD)) == model.config.num_hidden_layers * 2
     exact, ours = gradients
     assert (ours - exact).norm() < 0.05 * exact.norm()
 

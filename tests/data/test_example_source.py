@@ -77,6 +77,29 @@ def test_a_group_is_recorded_as_it_is_made_and_read_back_instead_of_made_again(t
             np.testing.assert_array_equal(getattr(mine, name), getattr(other, name))
 
 
+def test_groups_that_are_not_recorded_are_made_together_and_recorded_one_by_one(tmp_path, renderer):
+    class Together(Source):
+        def conversations_of(self, groups):
+            self.asked = list(groups)
+            for group in groups:
+                if group == 7:
+                    raise RuntimeError("stopped")
+                yield self.conversations(group)
+
+    source, recording = Together(), Recording(tmp_path, tokenizer=tokenizer())
+    examples = ConversationExamples(source, renderer, recording=recording)
+    examples.examples(4)
+    made = examples.examples_of([2, 4, 6, 7, 8])
+    for group in (2, 4, 6):
+        expected = ConversationExamples(Source(), renderer).examples(group)
+        for mine, other in zip(next(made), expected, strict=True):
+            np.testing.assert_array_equal(mine.token_ids, other.token_ids)
+    assert source.asked == [2, 6, 7, 8] and source.calls == [4, 2, 6]
+    with pytest.raises(RuntimeError, match="stopped"):
+        next(made)
+    assert recording.groups() == [2, 4, 6] and examples.counts["conversations"] == 9
+
+
 def test_corpus_windows_are_decided_by_seed_and_index_and_predict_every_next_token():
     corpus = np.arange(100, 160)
     source = CorpusExamples(corpus, window_tokens=8, windows_per_group=5, seed=3)

@@ -187,6 +187,14 @@ def test_durations_in_one_unit():
     ]
 
 
+def test_more_conversations_side_by_side_hold_more_chunks(recipe):
+    def held(max_rows: str) -> float:
+        teacher = {"data.source.teacher": "LocalTeacher", "data.source.teacher.max_rows": max_rows}
+        return estimate_recipe(options(recipe, **teacher), chip="h100")["figures"]["generating_peak_bytes"]
+
+    assert held("1") < held("4") < held("8") == held("64")  # two groups of four are a round
+
+
 @pytest.mark.slow
 def test_the_bundled_model_as_users_run_it(tmp_path):
     """`recipes/pocket.yaml`, shorter; the figures of docs/scaling.md are those of its whole run."""

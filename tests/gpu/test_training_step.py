@@ -11,7 +11,10 @@ import torch
 from lit_cartridges import Cartridge
 from lit_cartridges.attention import Reading, reads_prefixes
 from lit_cartridges.attention.prefill import prefill
+from lit_cartridges.data import Recorded
+from lit_cartridges.losses import FullDistillation, NextToken
 from lit_cartridges.module.recomputing import recomputes_layers
+from tests.dispatched import InStep
 from tests.gpu.agreement import (
     DEVICES,
     HALVES,
@@ -25,6 +28,7 @@ from tests.gpu.agreement import (
 from tests.tiny_run import (
     fit,
     from_recording,
+    new_data,
     new_module,
     tokenizer,
 )
@@ -94,3 +98,34 @@ def test_steps_of_a_run(tmp_path, corpus, recorded, name, dtype, device):
         gradients.append(first.gradient)
     require_agreement(gradients[1], gradients[0], getattr(torch, dtype))
     torch.testing.assert_close(losses[1], losses[0], rtol=TOLERANCE[getattr(torch, dtype)], atol=0)
+
+
+class RaisesWhereItWaits:
+    """A mode in which torch raises where the CPU would wait for the device."""
+
+    def __enter__(self) -> None:
+        torch.cuda.set_sync_debug_mode("error")
+
+    def __exit__(self, *error: object) -> None:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("objective", [None, NextToken(), FullDistillation()], ids=type)
+@pytest.mark.parametrize("recomputed", [False, True], ids=["", "recomputed"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2"])
+def test_no_step_waits_for_the_device(tmp_path, corpus, recorded, name, objective, recomputed):
+    """Forward and backward pass, once the first step has made what is made once; tests/module counts the same on the CPU."""
+    exact_model(name).save_pretrained(tmp_path / "model")
+    tokenizer().save_pretrained(tmp_path / "model")
+    module = new_module(
+        str(tmp_path / "model"), dtype="bfloat16", objective=objective, gradient_checkpointing=recomputed
+    )
+    options = {"top_k": 4} if objective is None else {}
+    data = new_data(corpus, source=Recorded(path=recorded, **options))
+    step = InStep(RaisesWhereItWaits(), skipped_steps=1)
+    try:
+        fit(tmp_path, module, data, step, accelerator="cuda", log_every_n_steps=100, max_steps=4)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert step.steps == 3

@@ -92,12 +92,9 @@ def test_they_come_from_several_chunks_and_are_about_the_corpus_alone(tmp_path, 
         llama, corpus, conversations_per_group=16, off_corpus=TextCorpus(path=other), off_corpus_share=1.0
     )
     read = []
-    complete = data.source.teacher.complete
-    monkeypatch.setattr(
-        data.source.teacher,
-        "complete",
-        lambda **call: read.append(tuple(call["context_ids"])) or complete(**call),
-    )
+    contexts = data.source.teacher._contexts
+    of = contexts.of
+    monkeypatch.setattr(contexts, "of", lambda model, ids, needed: read.append(ids) or of(model, ids, needed))
     assert len(init_context(data.material, llama, num_tokens=8, seed=0).self_study(8)) == 8
     text = tuple(data.material.corpus_ids.tolist())
     assert len(set(read)) >= 2

@@ -135,6 +135,35 @@ def test_a_group_is_decided_by_seed_and_index_alone(tokenizer):
     assert len(starts) > 1
 
 
+def test_groups_made_together_are_those_made_one_by_one(tokenizer):
+    together = make(tokenizer, num_rounds=2)
+    assert list(together.conversations_of([3, 0, 5])) == [
+        make(tokenizer, num_rounds=2).conversations(group) for group in (3, 0, 5)
+    ]
+    apart = make(tokenizer, num_rounds=2)
+    for group in (3, 0, 5):
+        apart.conversations(group)
+    assert together.counts == apart.counts
+
+
+def test_a_teachers_error_names_the_group_and_its_chunk(tokenizer):
+    class Limited(TableTeacher):
+        def complete(self, *, context_ids, **rest):
+            if len(context_ids) > 120:
+                raise TeacherError("the chunk is too long")
+            return super().complete(context_ids=context_ids, **rest)
+
+    made, expected = make(tokenizer, Limited(tokenizer)).conversations_of(range(20)), make(tokenizer)
+    with pytest.raises(TeacherError, match="is too long") as caught:
+        for group, conversations in enumerate(made):
+            assert conversations == expected.conversations(group)
+    failed = expected.conversations(len(expected.teacher.calls) // 2)[0].metadata
+    start, count = failed["chunk_start_token"], failed["chunk_num_tokens"]
+    assert str(caught.value) == (
+        f"the chunk is too long (group {failed['group']}, about the {count:,} tokens of the corpus from token {start:,} on)"
+    )
+
+
 def test_seed_prompts_are_equally_likely(tokenizer):
     synthesizer = make(tokenizer)
     kinds = [synthesizer._start(index).kind for index in range(3000)]

@@ -84,7 +84,7 @@ def test_a_context_is_prefilled_once_for_questions_and_answers(llama):
             teacher.complete(context_ids=CONTEXT, prompts=PROMPTS, sampling=Sampling(0.0, 1), seeds=SEEDS)
     finally:
         handle.remove()
-    assert len(calls) == 3  # one prefill, then one step for each call
+    assert len(calls) == 5  # one prefill, then for each call the prompts and one step
 
 
 def test_without_a_context_it_is_the_plain_model(llama):
@@ -225,11 +225,8 @@ def test_the_corpus_is_streamed_once_for_all_chunks_and_each_chunk_read_once(lla
                 )
     finally:
         handle.remove()
-    assert calls == [16] * 5 + [12] + [30, 3, 3] + [
-        20,
-        3,
-        3,
-    ]  # 92 tokens in strides of 16, then chunk, prompt, prompt
+    # 92 tokens in strides of 16, then a chunk, and twice a prompt and its last token.
+    assert calls == [16] * 5 + [12] + [30, 2, 1, 2, 1] + [20, 2, 1, 2, 1]
 
 
 def test_a_context_that_does_not_begin_with_the_corpus_is_read_as_ever(llama):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lit_cartridges.errors import SettingError
-from lit_cartridges.teachers import OpenAITeacher, Sampling, TeacherError
+from lit_cartridges.teachers import OpenAITeacher, Request, Sampling, TeacherError
 from tests.teachers.openai_server import END, logprobs_after, start
 
 
@@ -206,6 +206,32 @@ def test_the_whole_distribution_is_sampled_from(server, teach):
     (body,) = server.bodies
     sampled = {name: body[name] for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
     assert sampled == {"temperature": 0.7, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+def test_talks_are_held_at_the_same_time_and_give_what_they_give_alone(server, teach):
+    def talk(number):
+        options = {"context_ids": [number], "seeds": [number, 8], "top_k": 2}
+        asked = yield Request(prompts=[[1], [2, number]], sampling=Sampling(1.0, 6), **options)
+        prompts = [completion.token_ids.tolist() for completion in asked]
+        answered = yield Request(prompts=prompts, sampling=Sampling(0.0, 9), **options)
+        return [completion.token_ids.tolist() for completion in answered]
+
+    alone = [next(teach(server).converse([talk(number)])) for number in range(6)]
+    server.most, server.delay_s = 0, 0.05
+    assert list(teach(server, max_requests_in_flight=8).converse(map(talk, range(6)))) == alone
+    assert server.most >= 6
+
+
+def test_a_talk_that_fails_leaves_those_before_it(server, teach):
+    def talk(number):
+        if number == 2:
+            raise TeacherError("number 2")
+        return (yield Request(context_ids=[], prompts=[[number]], sampling=Sampling(0.0, 3), seeds=[0]))
+
+    results = teach(server).converse(map(talk, range(9)))
+    assert [len(next(results)) for _ in range(2)] == [1, 1]
+    with pytest.raises(TeacherError, match="number 2"):
+        next(results)
 
 
 def test_requests_in_flight_are_bounded(server, teach):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from lit_cartridges.text import text_ids
 
 
 class ConversationSource(Protocol):
-    """A `Synthesizer` or a `RecordedConversations`."""
+    """A `Synthesizer` or a `RecordedConversations`; one that makes several groups together has ``conversations_of`` too."""
 
     def conversations(self, group_index: int) -> list[Conversation]:
         """The conversations of one group, decided by its index."""
@@ -29,7 +29,7 @@ class ConversationSource(Protocol):
 
 
 class ExampleSource(Protocol):
-    """Groups of examples, each decided by its index alone."""
+    """Groups of examples, each decided by its index alone; one that makes several together has ``examples_of`` too."""
 
     counts: dict[str, float]
 
@@ -70,14 +70,30 @@ class ConversationExamples:
 
     def examples(self, group_index: int) -> list[Example]:
         """See `ExampleSource`."""
-        return [self.example(conversation) for conversation in self.conversations(group_index)]
+        return next(self.examples_of([group_index]))
+
+    def examples_of(self, group_indices: Sequence[int]) -> Iterator[list[Example]]:
+        """`examples` of groups one by one, which the source may make together."""
+        for conversations in self._conversations_of(group_indices):
+            yield [self.example(conversation) for conversation in conversations]
 
     def conversations(self, group_index: int) -> list[Conversation]:
         """The group from the recording, or newly made and recorded."""
-        if self.recording is not None and group_index in self.recording:
-            return self.recording.read_group(group_index)
+        return next(self._conversations_of([group_index]))
+
+    def _conversations_of(self, group_indices: Sequence[int]) -> Iterator[list[Conversation]]:
+        wanted = [index for index in group_indices if self.recording is None or index not in self.recording]
+        together = getattr(self.source, "conversations_of", None)
+        making = iter(together(wanted) if together else map(self.source.conversations, wanted))
+        for index in group_indices:
+            if index in wanted:
+                yield self._recorded(index, making)
+            elif self.recording is not None:
+                yield self.recording.read_group(index)
+
+    def _recorded(self, group_index: int, making: Iterator[list[Conversation]]) -> list[Conversation]:
         start = perf_counter()
-        made = self.source.conversations(group_index)
+        made = next(making)
         if self.recording is not None:
             self.recording.append(group_index, made)
         self.counts["generating_s"] += perf_counter() - start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import count as numbers
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -164,12 +165,12 @@ class SelfStudy(Source):
         synthesizer.off_corpus_share, synthesizer.top_k = 0.0, 0
         made: list[list[int]] = []
         with SteadyBar(total=count, desc="conversations", disable=not progress, leave=False) as bar:
-            for group in numbers():
-                if len(made) >= count:
-                    break
-                talks = [c.messages for c in synthesizer.conversations(group)]
-                made += [self.material.renderer.conversation_ids(talk)[0].tolist() for talk in talks]
-                bar.update(len(talks))
+            groups = numbers()
+            while len(made) < count:
+                wanted = -(-(count - len(made)) // synthesizer.conversations_per_group)
+                for group in synthesizer.conversations_of(islice(groups, wanted)):
+                    made += [self.material.renderer.conversation_ids(c.messages)[0].tolist() for c in group]
+                    bar.update(len(group))
         return made[:count]
 
     def bind_teacher(self, model: PreTrainedModel | None) -> None:

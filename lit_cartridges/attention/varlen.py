@@ -1,0 +1,123 @@
+"""Packed sequences by flash attention's variable-length path: no mask, no padding, grouped heads as they are.
+
+Where a sliding window hides some of a prefix, no unmasked product can read it for all tokens at once. Then `WindowedPacking`
+lays the end of the prefix that a window reaches in front of each sequence's own keys, and one windowed call reads both.
+
+Shapes as in `parts`; S sequences · R tokens of the prefix that a window reaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_cartridges.attention.kernels import Packing, flash_backward, flash_forward
+
+
+def cum_seq_of(lengths: Sequence[int]) -> Tensor:
+    """Where sequences of these lengths begin in their row, and where the last one ends: [S + 1], int32, on the CPU."""
+    return torch.tensor([0, *(n for n in lengths if n > 0)], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+
+
+@dataclass(frozen=True)
+class VarlenPart:
+    """Sequences packed one after the other, causal inside each, on tensors that `kernels.takes_flash` says yes to.
+
+    ``window``: each query sees its last ``window`` keys, itself among them; None for all.
+    """
+
+    packing: Packing
+    window: int | None = None
+
+    @classmethod
+    def of_lengths(
+        cls, lengths: Sequence[int], cum_seq: Tensor, *, reached: int = 0, window: int | None = None
+    ) -> VarlenPart:
+        """``cum_seq``: `cum_seq_of` the lengths, on the row's device; ``reached`` keys more lie in front of each sequence."""
+        keys = cum_seq
+        if reached:
+            keys = cum_seq + reached * torch.arange(len(cum_seq), dtype=torch.int32, device=cum_seq.device)
+        return cls(Packing(cum_seq, keys, max(lengths), max(lengths) + reached), window)
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return flash_forward(query, key, value, scale, True, packing=self.packing, window=self.window)
+
+    def gradients(
+        self,
+        grad: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        scale: float,
+        softcap: float | None = None,
+    ) -> tuple[Tensor, ...]:
+        return flash_backward(
+            *(grad, query, key, value, out, lse, scale, True), packing=self.packing, window=self.window
+        )
+
+
+@dataclass(frozen=True)
+class WindowedPacking:
+    """Places of the keys of packed sequences, each behind its own copy of the prefix's last ``reached`` keys.
+
+    Args:
+        part: reads them.
+        sources: [S·R + T], the place of each in those last keys and the row's own, joined.
+        of_prefix: [S, R], where the copies of the prefix's keys lie.
+        of_own: [T], where the row's own lie.
+    """
+
+    part: VarlenPart
+    reached: int
+    sources: Tensor
+    of_prefix: Tensor
+    of_own: Tensor
+
+    @classmethod
+    def of_lengths(
+        cls, lengths: Sequence[int], cum_seq: Tensor, *, prefix_tokens: int, window: int
+    ) -> WindowedPacking:
+        """Tokens follow the prefix one by one; ``cum_seq`` as in `VarlenPart`."""
+        lengths = [n for n in lengths if n > 0]
+        reached, sources, of_prefix, of_own = min(prefix_tokens, window - 1), [], [], []
+        start = place = 0
+        for length in lengths:
+            sources += [torch.arange(reached), torch.arange(length) + reached + start]
+            of_prefix.append(torch.arange(reached) + place)
+            of_own.append(torch.arange(length) + place + reached)
+            start, place = start + length, place + reached + length
+        part = VarlenPart.of_lengths(lengths, cum_seq, reached=reached, window=window)
+        places = (torch.cat(sources), torch.stack(of_prefix), torch.cat(of_own))
+        return cls(part, reached, *(x.to(cum_seq.device, non_blocking=True) for x in places))
+
+    def joined(self, prefix: Tensor, own: Tensor) -> Tensor:
+        """Keys, or values, [1, K, S·R + T, D] of ``prefix`` [1, K, P, D] and ``own`` [1, K, T, D]."""
+        joined: Tensor = _Joined.apply(prefix, own, self)
+        return joined
+
+
+class _Joined(torch.autograd.Function):
+    """The gradients of the prefix's copies are summed in fp32."""
+
+    @staticmethod
+    def forward(ctx: Any, prefix: Tensor, own: Tensor, packing: WindowedPacking) -> Tensor:
+        ctx.packing, ctx.prefix_tokens = packing, prefix.shape[2]
+        reached = prefix[0, :, prefix.shape[2] - packing.reached :]
+        rows = torch.cat([reached.transpose(0, 1), own[0].transpose(0, 1)])
+        return rows[packing.sources].transpose(0, 1)[None]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        packing, rows = ctx.packing, grads[0][0].transpose(0, 1)
+        d_reached = rows[packing.of_prefix].sum(0, dtype=torch.float32).to(rows.dtype)
+        hidden = ctx.prefix_tokens - packing.reached
+        d_prefix = torch.nn.functional.pad(d_reached, (0, 0, 0, 0, hidden, 0))
+        return d_prefix.transpose(0, 1)[None], rows[packing.of_own].transpose(0, 1)[None], None
