@@ -10,12 +10,12 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lit_cartridges.cli import main
+from tests.faults.forked import forked
 from tests.tiny_run import SEED_PROMPTS
 
 STEPS = 10
@@ -96,11 +96,7 @@ class Command:
             self.pid = self._process.pid
 
     def _fork(self, args: list[str], first: Callable[[], None] | None) -> int:
-        pid = os.fork()
-        if pid:
-            return pid
-        status = 1
-        try:
+        def work() -> int:
             out = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(out, 1)
             os.dup2(out, 2)
@@ -109,16 +105,15 @@ class Command:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             if first is not None:
                 first()
-            main(args)
-            status = 0
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else 0
-        except KeyboardInterrupt:
-            status = 130
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
+            try:
+                main(args)
+            except SystemExit as end:
+                return end.code if isinstance(end.code, int) else 0
+            except KeyboardInterrupt:
+                return 130
+            return 0
+
+        return forked(work)
 
     def ended(self) -> bool:
         """Whether it has ended by now."""

@@ -15,6 +15,7 @@ import pytest
 
 from lit_cartridges.runs.run_folder import RunFolder, RunFolderError
 from tests.faults.figures import Figures
+from tests.faults.forked import forked
 from tests.faults.run_files import check_readable, check_same_end
 
 
@@ -72,23 +73,27 @@ def test_two_processes_hold_it_together(start, tmp_path):
 def holder(folder, monkeypatch, *, host: str) -> tuple[int, int]:
     """A process that holds the folder until it is killed, and says to be on ``host``; and a child of its."""
     monkeypatch.setattr(socket, "gethostname", lambda: host)
-    pid = os.fork()
-    if pid == 0:
-        held = RunFolder(folder)
+
+    def hold() -> int:
+        held = RunFolder(folder)  # its end would end the lock
         held.take()
-        child = os.fork()
-        if child:
-            (folder / "child.new").write_text(str(child))
+        if os.fork() == 0:  # what it inherited is closed by now
+            (folder / "child.new").write_text(str(os.getpid()))
             (folder / "child.new").rename(folder / "child")
-        signal.pause()
+        while True:
+            signal.pause()
+
+    pid = forked(hold)
     monkeypatch.undo()
     while not (folder / "child").exists():
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the holder has ended"
         time.sleep(0.01)
     return pid, int((folder / "child").read_text())
 
 
 def kill(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
 
@@ -104,6 +109,7 @@ def test_a_child_that_outlives_a_killed_run_keeps_nobody_out(tmp_path, monkeypat
         folder.take()
         folder.release()
     finally:
+        kill(pid)
         kill(child)
 
 
@@ -111,9 +117,11 @@ def test_a_holder_on_another_machine_is_waited_for(tmp_path, monkeypatch):
     """It may have died with its machine, and a network file system's server keeps its lock for a while."""
     pid, child = holder(tmp_path, monkeypatch, host="elsewhere")
     kill(child)
-    with pytest.raises(RunFolderError, match=f"process {pid} on elsewhere"):
-        RunFolder(tmp_path, patience_s=0).take()
-    threading.Timer(0.5, kill, [pid]).start()
+    try:
+        with pytest.raises(RunFolderError, match=f"process {pid} on elsewhere"):
+            RunFolder(tmp_path, patience_s=0).take()
+    finally:
+        threading.Timer(0.5, kill, [pid]).start()
     RunFolder(tmp_path, patience_s=60).take()
 
 
