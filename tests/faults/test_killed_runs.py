@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from lit_cartridges.losses import _ChunkedLoss
-from lit_cartridges.teachers import local
+from lit_cartridges.teachers.row_batch import RowBatch
 from tests.faults.figures import Figures
 from tests.faults.run_files import check_readable, check_same_end
 
 # (object, function, kill after the call): the calls are counted from the attempt's start.
 MOMENTS: dict[str, tuple[Any, str, bool]] = {
-    "generating": (local, "generate_from_prefix", False),
+    "generating": (RowBatch, "step", False),
     "backward pass": (_ChunkedLoss, "backward", False),
     "a file half written": (os, "fsync", False),
     "a file not renamed": (os, "replace", False),
@@ -64,6 +64,7 @@ def test_a_run_killed_once_at_each_moment(start, undisturbed, tmp_path):
         killed.append(fit.wait())
         assert killed[-1] in (0, 128 + signal.SIGKILL), fit.told()
         check_readable(tmp_path / "run")
+    assert killed[0] == killed[1] == 128 + signal.SIGKILL, "generating and the backward pass are reached"
     assert killed.count(128 + signal.SIGKILL) >= 4  # near the end an attempt may have too little left to do
     fit = start(tmp_path / "run")
     assert fit.wait() == 0, fit.told()
