@@ -54,7 +54,7 @@ class _Appraised(CascadeLayer):
 
     def _reduced(self, sums: Tensor, kv_heads: int) -> Tensor:
         scores = super()._reduced(sums, kv_heads)
-        worth = self._worth(_being_read[-1])[:, None]  # (R, 1, q)
+        worth = self._worth(_being_read[-1].cpu())[:, None].to(scores.device)  # (R, 1, q)
         scores[:, :, -worth.shape[2] :] += 1e6 * worth
         return scores
 

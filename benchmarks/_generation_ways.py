@@ -9,13 +9,14 @@ Same model, greedy, so that the tokens agree. The peers take no log-probabilitie
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from lit_cartridges.generation import left_padded
 from lit_cartridges.teachers.local import LocalTeacher
-from lit_cartridges.teachers.teacher import Sampling
+from lit_cartridges.teachers.teacher import Request, Sampling, Talk
 
 OURS, SINGLE, BATCHED = "LocalTeacher", "generate, one by one", "generate, batched"
 
@@ -52,20 +53,30 @@ class Conversations:
         """Of all conversations."""
         return self.count * (self.question_tokens + self.answer_tokens)
 
+    @property
+    def tokens_of_one(self) -> float:
+        """Of a conversation, its seed prompt included: what a training step reads."""
+        return self.new_tokens / self.count + len(self.marker) + sum(map(len, self.prompts)) / self.count
+
     def ours(self) -> list[list[int]]:
         """Token ids of each conversation, from the question on."""
-        self.teacher.close()  # the chunk is new
-        seeds = list(range(self.count))
-        question, answer = Sampling(0.0, self.question_tokens), Sampling(0.0, self.answer_tokens)
-        context = self.chunk
-        asked = self.teacher.complete(
-            context_ids=context, prompts=self.prompts, sampling=question, seeds=seeds
-        )
+        return together([self])[0]
+
+    def talk(self) -> Talk[list[list[int]]]:
+        """The same, as a teacher asks for one reply after the other."""
+        asked = yield self._request(self.prompts, self.question_tokens)
         told = self._told([c.token_ids.tolist() for c in asked])
-        replies = self.teacher.complete(
-            context_ids=context, prompts=told, sampling=answer, seeds=seeds, top_k=20
-        )
+        replies = yield self._request(told, self.answer_tokens, top_k=20)
         return [[*q, *r.token_ids.tolist()] for q, r in zip(told, replies, strict=True)]
+
+    def _request(self, prompts: list[list[int]], new_tokens: int, **options: int) -> Request:
+        return Request(
+            context_ids=self.chunk,
+            prompts=prompts,
+            sampling=Sampling(0.0, new_tokens),
+            seeds=list(range(self.count)),
+            **options,
+        )
 
     def batched(self, prompts: list[list[int]] | None = None) -> list[list[int]]:
         """The same tokens."""
@@ -92,3 +103,10 @@ class Conversations:
 
     def _random(self, tokens: int) -> list[int]:
         return torch.randint(3, self.model.config.vocab_size, (tokens,)).tolist()
+
+
+def together(groups: Sequence[Conversations]) -> list[list[list[int]]]:
+    """Conversations about several chunks, made by the first one's teacher in one batch; per group as `Conversations.ours`."""
+    teacher = groups[0].teacher
+    teacher.close()  # the chunks are new
+    return list(teacher.converse(group.talk() for group in groups))

@@ -25,11 +25,13 @@ class Card:
         device: "cuda" or "cpu".
         tiny: sizes that a CPU takes in a second: does it run, not how fast.
         products_per_s: floating-point operations a second of matrix products as wide as the model's, once measured.
+        trained_tokens_per_s: of a training step, once measured.
     """
 
     device: str
     tiny: bool
     products_per_s: float | None = None
+    trained_tokens_per_s: float | None = None
     _begun: float = field(default_factory=time.perf_counter)
 
     @property

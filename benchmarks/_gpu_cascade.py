@@ -108,10 +108,10 @@ def _attending(backend: SDPBackend, query: Tensor, key: Tensor, value: Tensor) -
 def _readings(part: Part, seconds: dict[int, dict[str, float]]) -> None:
     """At the longest length: how much faster; and the shortest length at which the cascade is faster than every peer."""
     faster = [n for n, times in seconds.items() if _times(times) is not None and (_times(times) or 0) > 1]
-    if faster:
+    if seconds:
         part.row(
             "faster than dense attention from, of these lengths",
-            tokens=min(faster),
+            tokens=min(faster, default=None),  # None: at none of them
             wanted_below_tokens=2**17,
         )
     longest = max((n for n, times in seconds.items() if _times(times) is not None), default=None)

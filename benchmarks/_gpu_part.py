@@ -82,6 +82,14 @@ class Part:
         if times is not None:
             self.row(name, times=times, wanted_times=wanted)
 
+    def share(
+        self, name: str, share: float | None, *, wanted: float | None = None, at_most: float | None = None
+    ) -> None:
+        """What share one is of the other, and what is wanted at least or at most; nothing where it is not known."""
+        if share is not None:
+            wish = {"wanted_share": wanted} if at_most is None else {"wanted_at_most_share": at_most}
+            self.row(name, share=share, **wish)
+
     @contextmanager
     def trying(self, name: str) -> Iterator[None]:
         """An error inside ends this one measurement, with a line."""
@@ -184,7 +192,7 @@ def shown(key: str, value: Any) -> str:
         return "–"
     if isinstance(value, str | bool):
         return str(value)
-    if key.endswith("_share"):
+    if key.endswith("share"):
         return f"{value:.1%}"
     if key.endswith("_bytes"):
         return f"{value / 2**30:.2f} GiB" if value >= 2**30 else f"{value / 2**20:.1f} MiB"

@@ -17,6 +17,7 @@ def measure(part: Part) -> None:
     """Each length with its ratio; a length is left out where the one before says that it would not fit the budget."""
     card = part.card
     last: dict[str, float] = {}
+    peaks: dict[int, float] = {}
     for tokens in card.pick((8192, 32768, 131072), (64, 256)):
         ids = torch.randint(0, card.model.config.vocab_size, (1, tokens), device=card.device)
         ours, dense = f"prefill, {tokens:,} tokens", f"{_SDPA}, {tokens:,} tokens"
@@ -28,6 +29,15 @@ def measure(part: Part) -> None:
         if set(timings) == set(calls):
             times = timings[ours].median_s / timings[dense].median_s
             part.row(f"{tokens:,} tokens: our time ÷ SDPA's", times=times, wanted_at_most_times=1.2)
+        if ours in timings:
+            peaks[tokens] = timings[ours].peak_bytes
+    if len(peaks) > 1:
+        *_, before, longest = peaks
+        part.row(
+            f"peak memory of {longest:,} ÷ of {before:,} tokens",
+            times=peaks[longest] / max(1.0, peaks[before]),
+            wanted_at_most_times=longest / before,
+        )
 
 
 def row_of_reading(part: Part, tokens: int, name: str, timing: Timing) -> None:

@@ -8,9 +8,9 @@ without a mask; and shared, one for all rows (`generate_from_prefix`). What is h
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,8 +19,10 @@ from transformers.cache_utils import DynamicLayer
 
 from benchmarks import _common as common
 from benchmarks._models import kv_bytes_per_token, random_prefix
-from lit_cartridges.attention.cache_argument import cache_argument
+from lit_cartridges.attention.cache_argument import cache_argument, cache_of
 from lit_cartridges.generation import generate_from_prefix
+
+T = TypeVar("T")
 
 PRIVATE, SHARED = "private", "shared"
 COMPRESSION, PAPERS_RATIO = 38.6, 26.4  # arXiv 2506.06266: memory, and peak tokens a second, against ICL
@@ -100,22 +102,54 @@ def throughput(
     runs: int = RUNS,
     seconds: float = float("inf"),
 ) -> Throughput | None:
-    """Of the largest batch; None where not even one row fits.
+    """Of the largest batch that fits, to a sixteenth, where memory runs out before it should; None where no row fits.
 
     Args:
         held: tokens that each row reads.
         free_bytes: for keys, values and logits.
-        seconds: to be spent on runs, as many as fit, one at the least; the warm-ups are then of four tokens.
+        seconds: to be spent on runs, as many as fit, one at the least; warm-ups and trials of a size are then of four tokens.
     """
-    rows = _rows(model, way, held=held, new_tokens=new_tokens, free_bytes=free_bytes, max_rows=max_rows)
+    first = new_tokens if seconds == float("inf") else min(4, new_tokens)
+
+    def measured(rows: int) -> Throughput | None:
+        return _unless_memory_runs_out(
+            lambda: _measure(model, way, rows, held, new_tokens, [first] * warm_ups, runs, seconds)
+        )
+
+    def fits(rows: int) -> bool:
+        return (
+            _unless_memory_runs_out(lambda: _decoder(model, way, rows, held, new_tokens)(first)) is not None
+        )
+
+    rows = largest(
+        fits, _rows(model, way, held=held, new_tokens=new_tokens, free_bytes=free_bytes, max_rows=max_rows)
+    )
     while rows:
-        try:
-            return _measure(model, way, rows, held, new_tokens, warm_ups, runs, seconds)
-        except (RuntimeError, MemoryError) as error:
-            if not common.out_of_memory(error):
-                raise
-        common.free_memory()  # outside of the handler, whose error holds tensors
-        rows = rows * 9 // 10
+        if (found := measured(rows)) is not None:
+            return found
+        rows = rows * 15 // 16  # the trial was shorter than a run
+    return None
+
+
+def largest(fits: Callable[[int], bool], most: int) -> int:
+    """The largest number up to ``most`` that fits, to a sixteenth: ``most`` first, then by halves; 0 where not even 1 does."""
+    found, too_many, tried = 0, most + 1, most
+    while tried > found and too_many - found > max(1, found // 16):
+        if fits(tried):
+            found = tried
+        else:
+            too_many = tried
+        tried = (found + too_many) // 2
+    return found
+
+
+def _unless_memory_runs_out(call: Callable[[], T]) -> T | None:
+    try:
+        return call()
+    except (RuntimeError, MemoryError) as error:
+        if not common.out_of_memory(error):
+            raise
+    common.free_memory()  # outside of the handler, whose error holds tensors
     return None
 
 
@@ -135,32 +169,63 @@ def _rows(model: Any, way: str, *, held: int, new_tokens: int, free_bytes: int, 
     return max(0, min(max_rows, int(0.95 * free_bytes - once) // row))
 
 
-def _measure(
-    model: Any, way: str, rows: int, held: int, new_tokens: int, warm_ups: int, runs: int, seconds: float
-) -> Throughput:
-    device = model.device.type
+def _decoder(model: Any, way: str, rows: int, held: int, new_tokens: int) -> Callable[[int], int]:
+    """Decodes so many tokens, at most ``new_tokens``, in every row, and returns how many positions the last of them read.
+
+    What is held is there when this returns.
+    """
     if way == PRIVATE:
         cache = private_cache(model, rows=rows, held=held, new=new_tokens)
 
-        def decode(tokens: int) -> Any:
-            return decode_private(model, cache, tokens)
-    else:
-        prefix = tuple([x.to(model.dtype) for x in side] for side in random_prefix(model, held))
-        first = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
+        def private(tokens: int) -> int:
+            assert decode_private(model, cache, tokens).shape == (rows, tokens)
+            return int(min(layer.keys.shape[2] for layer in cache.layers))
 
-        def decode(tokens: int) -> Any:
-            return generate_from_prefix(
-                model, *prefix, first, max_new_tokens=tokens, do_sample=False, pad_token_id=0
-            )
+        return private
+    prefix = tuple([x.to(model.dtype) for x in side] for side in random_prefix(model, held))
+    first = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
 
-    for _ in range(warm_ups):
-        decode(new_tokens if seconds == float("inf") else min(4, new_tokens))
+    def shared(tokens: int) -> int:
+        out = generate_from_prefix(
+            model,
+            *prefix,
+            first,
+            max_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=0,
+            return_dict_in_generate=True,
+        )
+        assert out.sequences.shape == (rows, 1 + tokens)
+        read = cache_of(out)
+        return int(read.prefix_tokens + read.own_tokens)
+
+    return shared
+
+
+def _measure(
+    model: Any,
+    way: str,
+    rows: int,
+    held: int,
+    new_tokens: int,
+    warm_ups: Sequence[int],
+    runs: int,
+    seconds: float,
+) -> Throughput:
+    decode = _decoder(model, way, rows, held, new_tokens)
+    for tokens in warm_ups:
+        decode(tokens)
     rates: list[float] = []
     spent = 0.0
+    read: list[int] = []
     while not rates or (len(rates) < runs and spent + spent / len(rates) <= seconds):
-        sample = common.timed(lambda: decode(new_tokens), device)
+        sample = common.timed(lambda: read.append(decode(new_tokens)), model.device.type)
         spent += sample.wall_s
         rates.append(rows * new_tokens / sample.wall_s)
+    if set(read) != {held + new_tokens}:
+        raise AssertionError(
+            f"{way}: the last token read {read[0]} positions, not {held} held and {new_tokens} of its own"
+        )
     own = rows * (new_tokens + (held if way == PRIVATE else 0)) + (held if way == SHARED else 0)
     return Throughput(
         held_tokens=held,

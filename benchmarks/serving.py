@@ -18,13 +18,16 @@ Protocol of arXiv 2506.06266: 128 tokens, 3 warm-ups, mean and deviation of 5 (f
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import _common as common
 from benchmarks._models import SIZES, kv_bytes_per_token, random_llama, random_prefix
+from benchmarks._plots import loglog_plot
 from benchmarks._serving_rows import COMPRESSION, PAPERS_RATIO, WAYS, ratios, throughput
 from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.generation import generate_from_prefix
@@ -49,6 +52,16 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         type=int,
         help="a batch is never larger; on a GPU 512 by default, in the second table 4,096",
     )
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=("questions", "largest"),
+        default=["questions", "largest"],
+        help="the tables",
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="PATH", help="plot the second table to this file (.svg, .png, …)"
+    )
     parser.add_argument("--warm-ups", type=int)
     parser.add_argument("--repeats", type=int)
     args = parser.parse_args(argv)
@@ -68,13 +81,30 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     facts = common.begin(args)
     common.headline(facts)
     model = random_llama(args.size, device=args.device, dtype=torch.bfloat16 if cuda else torch.float32)
-    results = [row for tokens in args.corpus_tokens for row in _measure(args, model, tokens)]
-    clock = common.clock_of(args.device)
+    figures: dict[str, Any] = {**facts, "results": [], "throughput": []}
+    if "questions" in args.parts:
+        figures["results"] = [row for tokens in args.corpus_tokens for row in _measure(args, model, tokens)]
+        _print_questions(args, figures["results"])
+        common.finish(args, figures)  # the next part may take an hour
+    if "largest" in args.parts:
+        common.free_memory()
+        free_bytes = free_bytes or (common.free_bytes() if cuda else args.memory_bytes)
+        for rows in _throughput(args, model, free_bytes, most_rows):
+            figures["throughput"] += rows
+            common.finish(args, figures)
+        _print_throughput(args, figures["throughput"], free_bytes, most_rows)
+        if args.plot:
+            _plot(args, figures["throughput"])
+    return common.finish(args, figures)
+
+
+def _print_questions(args: Any, results: list[dict[str, Any]]) -> None:
     common.print_table(
         f"**A question**: {args.size} Llama, question of {args.question_tokens} tokens, {args.new_tokens} decoded; "
-        f"{clock} seconds, mean of {args.repeats} after {args.warm_ups} warm-ups; MiB of keys and values; the largest "
-        f"batch in {args.memory_bytes / 2**20:,.0f} MiB, at most {args.max_rows} rows: with one prefix for all rows "
-        "(s/question, MiB/question), and with one per row. Last two columns: how many times less than ICL at batch 1.",
+        f"{common.clock_of(args.device)} seconds, mean of {args.repeats} after {args.warm_ups} warm-ups; MiB of keys and "
+        f"values; the largest batch in {args.memory_bytes / 2**20:,.0f} MiB, at most {args.max_rows} rows: with one prefix "
+        "for all rows (s/question, MiB/question), and with one per row. Last two columns: how many times less than ICL at "
+        "batch 1.",
         ("corpus", "way", "prefix", "s, batch 1", "MiB, batch 1", "rows", "s/question", "MiB/question")
         + ("rows, unshared", "÷ ICL s", "÷ ICL MiB"),
         [
@@ -94,16 +124,12 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
             for r in results
         ],
     )
-    common.free_memory()
-    free_bytes = free_bytes or (common.free_bytes() if cuda else args.memory_bytes)
-    rates = _throughput(args, model, free_bytes, most_rows)
-    return common.finish(args, {**facts, "results": results, "throughput": rates})
 
 
-def _throughput(args: Any, model: Any, free_bytes: int, most_rows: int) -> list[dict[str, Any]]:
-    """Printed, and for the file."""
-    found: list[dict[str, Any]] = []
+def _throughput(args: Any, model: Any, free_bytes: int, most_rows: int) -> Iterator[list[dict[str, Any]]]:
+    """Of each corpus, a row per way."""
     for corpus in args.corpus_tokens:
+        found: list[dict[str, Any]] = []
         rates: dict[str, float] = {}
         for way, (compression, held_by) in WAYS.items():
             common.progress(f"corpus of {corpus:,}, {way}: the largest batch")
@@ -120,9 +146,16 @@ def _throughput(args: Any, model: Any, free_bytes: int, most_rows: int) -> list[
             found.append({"corpus_tokens": corpus, "way": way, **(asdict(batch) if batch else {"rows": 0})})
             if batch:
                 rates[way] = batch.tokens_per_s
+                common.progress(
+                    f"corpus of {corpus:,}, {way}: {batch.rows} rows, {batch.tokens_per_s:,.0f} tokens/s"
+                )
         by_way = ratios(rates)
-        for row in found[-len(WAYS) :]:
+        for row in found:
             row["times_corpus"] = by_way.get(f"{row['way']} ÷ corpus")
+        yield found
+
+
+def _print_throughput(args: Any, found: list[dict[str, Any]], free_bytes: int, most_rows: int) -> None:
     common.print_table(
         f"**Tokens per second of the largest batch**: {args.size} Llama, {args.new_tokens} tokens decoded, mean and deviation of "
         f"{args.repeats} after {args.warm_ups} warm-ups, {free_bytes / 2**20:,.0f} MiB, at most {most_rows:,} rows. A "
@@ -144,7 +177,25 @@ def _throughput(args: Any, model: Any, free_bytes: int, most_rows: int) -> list[
             for r in found
         ],
     )
-    return found
+
+
+def _plot(args: Any, found: list[dict[str, Any]]) -> None:
+    lines = {
+        way: [
+            (row["corpus_tokens"], row["tokens_per_s"]) for row in found if row["way"] == way and row["rows"]
+        ]
+        for way in WAYS
+    }
+    loglog_plot(
+        args.plot,
+        {
+            f"{args.size} Llama, the largest batch": {
+                way: tuple(zip(*x, strict=True)) for way, x in lines.items() if x
+            }
+        },
+        x="tokens of the corpus",
+        y="tokens per second",
+    )
 
 
 @torch.no_grad()
@@ -182,7 +233,16 @@ def _measure(args: Any, model: Any, corpus_tokens: int) -> list[dict[str, Any]]:
         fitting = (args.memory_bytes // per_token - prefix_tokens) // own_tokens
         unshared = args.memory_bytes // per_token // (prefix_tokens + own_tokens)
         largest = max(0, min(args.max_rows, fitting))
-        seconds = {size: _answer_s(args, model, prefix, size, clock) for size in {1, largest} - {0}}
+        seconds = {1: _answer_s(args, model, prefix, 1, clock)}
+        while largest > 1:
+            try:
+                seconds[largest] = _answer_s(args, model, prefix, largest, clock)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not common.out_of_memory(error):
+                    raise
+            common.free_memory()
+            largest //= 2
         figures = {
             "corpus_tokens": corpus_tokens,
             "prefix_tokens": prefix_tokens,

@@ -93,8 +93,10 @@ def sampled(tensor: Tensor) -> bytes:
     """Its values at places that its size alone decides, in bf16 if they are floating-point numbers."""
     flat = tensor.reshape(-1)
     if len(flat) > _RUNS * _RUN:
-        starts = torch.arange(_RUNS) * (len(flat) - _RUN) // (_RUNS - 1)
-        flat = flat[(starts[:, None] + torch.arange(_RUN)).reshape(-1)]
+        # Said aloud: Lightning loads models where the default device is the one that they are for.
+        runs, run = (torch.arange(count, device=flat.device) for count in (_RUNS, _RUN))
+        starts = runs * (len(flat) - _RUN) // (_RUNS - 1)
+        flat = flat[(starts[:, None] + run).reshape(-1)]
     values: Any = flat.to(torch.bfloat16) if flat.is_floating_point() else flat
     return values.contiguous().view(torch.uint8).numpy().tobytes() if len(values) else b""
 

@@ -14,10 +14,8 @@ from benchmarks import gpu_figures
 from benchmarks._flex_packing import FlexSide
 from benchmarks._gpu_card import Card, datasheet_per_s
 from benchmarks._gpu_part import Part, Timing, run_part
-from benchmarks._models import kv_bytes_per_token, random_conversations, random_llama, random_prefix
-from benchmarks._serving_rows import PRIVATE, SHARED, decode_private, private_cache, ratios, throughput
+from benchmarks._models import random_conversations, random_llama, random_prefix
 from benchmarks._training_sides import OurSide
-from lit_cartridges.attention.cache_argument import cache_argument
 from tests.benchmarks.test_scripts import _keep_threads  # noqa: F401  the fixture is used by being here
 
 pytestmark = pytest.mark.filterwarnings("default:.*past_key_values.*:FutureWarning")
@@ -47,11 +45,19 @@ def test_every_part_measures_and_says_so_at_once(tmp_path, capsys):
     assert figures["tiny"] and figures["versions"]["torch"]
     missing = {name: part["missing"] for name, part in figures["results"].items() if part["missing"]}
     assert missing == {
-        "training": {"FlexAttention packing": "FlexAttention has no backward pass on a CPU"}
+        "training": {"FlexAttention packing": "FlexAttention has no backward pass on a CPU"},
+        "generation": {
+            "share of vLLM's tokens a second, wanted 50%": "needs a server: benchmarks.openai_teacher"
+        },
     }, "everything else runs on a CPU"
     training = figures["results"]["training"]["rows"]
     assert {"ours, rows of 128", "ours, rows of 32", "PEFT's example, padded"} < set(training)
     assert figures["results"]["generation"]["rows"]["conversations that agree"]["same_share"] == 1.0
+    wanted = [row for part in figures["results"].values() for row in part["rows"].values()]
+    wanted = {key: value for row in wanted for key, value in row.items() if key.startswith("wanted")}
+    assert set(wanted) == {
+        "wanted_times", "wanted_at_most_times", "wanted_share", "wanted_at_most_share", "wanted_below_tokens",
+    }  # fmt: skip
     serving = figures["results"]["serving"]["rows"]
     assert serving["corpus of 128: cartridge, one for all rows ÷ corpus"]["papers_times"] == 26.4
     assert serving["corpus of 128: cartridge, one per row"]["held_tokens"] == round(128 / 38.6)
@@ -188,49 +194,6 @@ def test_rows_of_any_length_give_one_gradient():
         trained.append([p.detach() for p in side.lit.cartridge.parameters()])
     for whole, parts in zip(*trained, strict=True):
         torch.testing.assert_close(whole, parts, rtol=1e-3, atol=1e-4)
-
-
-def test_private_rows_read_what_a_cache_of_transformers_holds():
-    from transformers import DynamicCache
-
-    model = random_llama("tiny")
-    cache = private_cache(model, rows=3, held=10, new=4)
-    plain = DynamicCache(config=model.config)
-    for index, layer in enumerate(cache.layers):
-        plain.update(layer.keys.clone(), layer.values.clone(), index)
-    found, token = decode_private(model, cache, 4), torch.zeros(3, 1, dtype=torch.long)
-    for step in range(4):
-        logits = model(token, **cache_argument(plain), use_cache=True).logits
-        token = logits[:, -1].argmax(-1, keepdim=True)
-        assert token[:, 0].tolist() == found[:, step].tolist()
-    assert torch.equal(decode_private(model, cache, 4), found), "a run begins where the one before began"
-
-
-def test_the_largest_batch_is_what_fits():
-    model = random_llama("tiny")
-    per_token, logits = kv_bytes_per_token(model), 12 * model.config.vocab_size
-    private_row, shared_row = (n * per_token + logits for n in (40 + 4, 4))
-
-    def found(way, free_bytes, **options):
-        sizes = {"held": 40, "new_tokens": 4, "max_rows": 64, "warm_ups": 1, "runs": 2} | options
-        return throughput(model, way, free_bytes=free_bytes, **sizes)
-
-    three = found(PRIVATE, math.ceil(3.5 * private_row / 0.95))
-    assert (three.rows, three.held_tokens, three.runs) == (3, 40, 2)
-    assert three.cache_bytes == 3 * 44 * per_token and three.deviation_per_s > 0
-    shared = found(SHARED, math.ceil((40 * per_token + 5.5 * shared_row) / 0.95), seconds=0.0)
-    assert (shared.rows, shared.runs, shared.deviation_per_s) == (5, 1, None)
-    assert shared.cache_bytes == (40 + 5 * 4) * per_token
-    assert found(PRIVATE, 1000) is None
-    assert found(PRIVATE, 2**70, held=2**50, max_rows=2) is None, (
-        "what does not fit after all is tried smaller"
-    )
-
-
-def test_ratios_need_the_corpus():
-    own, corpus = "cartridge, one per row", "corpus, a cache per row"
-    assert ratios({own: 6.0, corpus: 2.0}) == {f"{own} ÷ corpus": 3.0}
-    assert ratios({own: 6.0}) == {}
 
 
 @pytest.mark.parametrize(

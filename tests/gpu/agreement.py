@@ -1,7 +1,8 @@
 """What the tests here share: small models whose whole attention is exercised, in fp32 on the CPU and in 16 bits elsewhere.
 
-Every test runs twice: on a CUDA device (``-m gpu``), and with its 16-bit half on the CPU, which says little about kernels
-and that the test itself is right.
+Every test runs on a CUDA device (``-m gpu``), and with its 16-bit half on the CPU, which says little about kernels and that the
+test itself is right. Where there is no such device it also runs on a pretended one, which says that tensors lie where they must
+(`tests.pretend_cuda`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from tests.tiny_models import VOCAB
 
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+CARD = pytest.param("cuda", marks=pytest.mark.gpu)
+CARDS = [CARD, pytest.param("cuda", id="pretended")]
+DEVICES = ["cpu", *CARDS]
 HALVES = [torch.bfloat16, torch.float16]
 # Of the norm of what fp32 gives: about three times what the CPU's 16-bit kernels were off by.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.06, torch.float16: 0.012}

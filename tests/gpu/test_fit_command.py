@@ -55,8 +55,8 @@ def in_a_process_of_its_own(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("accelerator", "run"),
-    [("cpu", main), pytest.param("gpu", in_a_process_of_its_own, marks=pytest.mark.gpu)],
-    ids=["cpu", "cuda"],
+    [("cpu", main), pytest.param("gpu", in_a_process_of_its_own, marks=pytest.mark.gpu), ("gpu", main)],
+    ids=["cpu", "cuda", "pretended"],
 )
 def test_fit(tmp_path, corpus, recorded, accelerator, run):
     """A windowed, soft-capped model in bf16, layers recomputed; the same run in fp32 beside it."""

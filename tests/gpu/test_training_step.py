@@ -16,6 +16,7 @@ from lit_cartridges.losses import FullDistillation, NextToken
 from lit_cartridges.module.recomputing import recomputes_layers
 from tests.dispatched import InStep
 from tests.gpu.agreement import (
+    CARDS,
     DEVICES,
     HALVES,
     MODELS,
@@ -110,11 +111,11 @@ class RaisesWhereItWaits:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.gpu
+@pytest.mark.parametrize("device", CARDS)
 @pytest.mark.parametrize("objective", [None, NextToken(), FullDistillation()], ids=type)
 @pytest.mark.parametrize("recomputed", [False, True], ids=["", "recomputed"])
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2"])
-def test_no_step_waits_for_the_device(tmp_path, corpus, recorded, name, objective, recomputed):
+def test_no_step_waits_for_the_device(tmp_path, corpus, recorded, name, objective, recomputed, device):
     """Forward and backward pass, once the first step has made what is made once; tests/module counts the same on the CPU."""
     exact_model(name).save_pretrained(tmp_path / "model")
     tokenizer().save_pretrained(tmp_path / "model")
@@ -125,7 +126,7 @@ def test_no_step_waits_for_the_device(tmp_path, corpus, recorded, name, objectiv
     data = new_data(corpus, source=Recorded(path=recorded, **options))
     step = InStep(RaisesWhereItWaits(), skipped_steps=1)
     try:
-        fit(tmp_path, module, data, step, accelerator="cuda", log_every_n_steps=100, max_steps=4)
+        fit(tmp_path, module, data, step, accelerator=device, log_every_n_steps=100, max_steps=4)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert step.steps == 3

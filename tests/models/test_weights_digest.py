@@ -31,6 +31,13 @@ def test_it_is_the_loaded_model_s_in_any_dtype(folder):
         assert base_of(load_model(str(folder), dtype=dtype))["digest"] == known
 
 
+def test_it_is_read_on_the_cpu_whatever_device_is_the_default(folder):
+    """Lightning loads models where that is the one that they are for."""
+    known = weights_digest(folder)
+    with torch.device("meta"):
+        assert weights_digest(folder) == known
+
+
 def test_it_does_not_depend_on_how_the_files_hold_the_weights(folder, tmp_path):
     known, tensors = weights_digest(folder), load_file(folder / TENSORS)
     tiny_model("llama").save_pretrained(tmp_path / "shards", max_shard_size="20KB")
