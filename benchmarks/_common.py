@@ -75,6 +75,11 @@ def headline(facts: Mapping[str, Any]) -> None:
 
 
 def print_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a `table`."""
+    print(table(title, headers, rows), flush=True)
+
+
+def table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table, columns aligned."""
     cells = [[str(c) for c in headers], *([str(c) for c in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(headers))]
@@ -87,7 +92,7 @@ def print_table(title: str, headers: Sequence[str], rows: Sequence[Sequence[Any]
         for row in cells
     ]
     rule = "| " + " | ".join("-" * w if i == 0 else "-" * (w - 1) + ":" for i, w in enumerate(widths)) + " |"
-    print(f"{title}\n\n" + "\n".join([lines[0], rule, *lines[1:]]) + "\n", flush=True)
+    return f"{title}\n\n" + "\n".join([lines[0], rule, *lines[1:]]) + "\n"
 
 
 def finish(args: argparse.Namespace, figures: dict[str, Any]) -> dict[str, Any]:

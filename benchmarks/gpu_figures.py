@@ -11,15 +11,18 @@ Parts, each with a budget of seconds that it keeps; what did not fit it is named
 The model has the shape of Llama-3.2-3B (one layer of Llama-3.1-8B for the cascade) and random weights, built on the device:
 nothing is downloaded. Every figure is printed when it is known; the table comes at the end, and --json is written after every
 part. An error, memory that runs out, or a budget that is over ends one measurement or one part, is said, and the next goes on.
-Without a card, sizes are tiny (--tiny) and the figures mean nothing.
+Without a card, sizes are tiny (--tiny) and the figures mean nothing. --page docs/gpu.md writes the tables into that page, at once
+or later: --of runs/bench/gpu_figures.json --page docs/gpu.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import transformers
@@ -34,8 +37,8 @@ from benchmarks import (
     _gpu_training,
 )
 from benchmarks._gpu_card import Card
-from benchmarks._gpu_part import Part, heading, run_part, shown
-from lit_cartridges.terminal import printable_line
+from benchmarks._gpu_page import fill, tables
+from benchmarks._gpu_part import Part, run_part
 
 # The measuring, and its seconds: together less than the eight minutes, with the start.
 PARTS: dict[str, tuple[Callable[[Part], None], float]] = {
@@ -46,9 +49,6 @@ PARTS: dict[str, tuple[Callable[[Part], None], float]] = {
     "cascade": (_gpu_cascade.measure, 85.0),
     "serving": (_gpu_serving.measure, 85.0),
 }
-
-
-_OPTIONAL = ("datasheet_share", "products_share", "wanted_times")
 
 
 def main(
@@ -63,7 +63,19 @@ def main(
     )
     parser.add_argument("--budget-s", type=float, help="of every part, instead of its own")
     parser.add_argument("--total-s", type=float, default=460.0, help="of all parts together")
+    parser.add_argument(
+        "--page", type=Path, metavar="PATH", help="put the tables between this page's markers"
+    )
+    parser.add_argument(
+        "--of", type=Path, metavar="JSON", help="measure nothing; the figures are those of this file"
+    )
     args = parser.parse_args(argv)
+    if args.of is not None:
+        figures = json.loads(args.of.read_text())
+        print(*tables(figures["results"]), sep="\n")
+        if args.page:
+            fill(args.page, figures)
+        return figures
     if args.tiny is None:
         args.tiny = args.quick or args.device == "cpu"
     begun = time.perf_counter()
@@ -85,10 +97,10 @@ def main(
                 "results": {part.name: part.report for part in done},
             },
         )
-    print()
-    for part in done:
-        _print(part)
+    print("", *tables(figures["results"]), sep="\n")
     print(f"{figures['seconds']:.0f} s in all.")
+    if args.page:
+        fill(args.page, figures)
     return figures
 
 
@@ -101,26 +113,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         transformers.logging.set_verbosity(before)
-
-
-def _print(part: Part) -> None:
-    """A table for the rows of each kind, which have the same figures."""
-    title = f"**{part.name}**, {part.seconds:.0f} s"
-    kinds: dict[tuple[str, ...], list[str]] = {}
-    for name, row in part.rows.items():
-        keys = tuple(key for key in row if key not in _OPTIONAL or row[key] is not None)
-        kinds.setdefault(keys, []).append(name)
-    if not kinds:
-        print(f"{title}: nothing measured.\n")
-    for keys, names in kinds.items():
-        rows = [(name, *(shown(key, part.rows[name][key]) for key in keys)) for name in names]
-        common.print_table(title, ("", *(heading(key) for key in keys)), rows)
-        title = f"**{part.name}**, further"
-    if part.missing:
-        print("Not measured:\n")
-        for name, why in part.missing.items():
-            print(printable_line(f"- {name}: {why}"))
-        print()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 from benchmarks import gpu_figures
 from benchmarks._flex_packing import FlexSide
 from benchmarks._gpu_card import Card, datasheet_per_s
+from benchmarks._gpu_page import BEGIN, END
 from benchmarks._gpu_part import Part, Timing, run_part
 from benchmarks._models import random_conversations, random_llama, random_prefix
 from benchmarks._training_sides import OurSide
@@ -81,6 +82,29 @@ def test_parts_are_chosen_and_run_in_their_order(tmp_path):
     assert list(figures["results"]) == ["prefill", "limits"]
     with pytest.raises(SystemExit):
         gpu_figures.main(["--parts", "weather"])
+
+
+def test_a_page_takes_the_figures_of_a_file_and_keeps_the_rest(tmp_path, capsys):
+    page, file = tmp_path / "gpu.md", tmp_path / "figures.json"
+    page.write_text(f"before\n\n{BEGIN}\nold\n{END}\n\nafter\n")
+
+    def good(part: Part) -> None:
+        part.row("one", seconds=2.0, wanted_times=None)
+        part.miss("other", "out of memory")
+
+    figures = figures_of(tmp_path, parts={"good": (good, 5.0)})
+    for spoilt, message in ((figures, "tiny sizes"), ({**figures, "tiny": False}, "has no lines")):
+        file.write_text(json.dumps(spoilt))
+        target = page if spoilt["tiny"] else tmp_path / "other.md"
+        (tmp_path / "other.md").write_text("nothing\n")
+        with pytest.raises(ValueError, match=message):
+            gpu_figures.main(["--of", str(file), "--page", str(target)])
+    gpu_figures.main(["--of", str(file), "--page", str(page)])
+    before, rest = page.read_text().split(BEGIN)
+    inner, after = rest.split(END)
+    assert (before, after) == ("before\n\n", "\n\nafter\n") and "old" not in inner
+    assert "| one | " in inner and "- other: out of memory" in inner and "torch " in inner
+    capsys.readouterr()
 
 
 def test_a_part_that_fails_is_said_and_the_next_goes_on(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Every script as it runs on a CUDA device, on one that is not there: do tensors lie where they must? Nothing depends on speed."""
+"""Every script as it runs on a CUDA device, on one that is not there: do tensors lie where they must?"""
 
 from __future__ import annotations
 
