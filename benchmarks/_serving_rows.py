@@ -183,7 +183,7 @@ def _decoder(model: Any, way: str, rows: int, held: int, new_tokens: int) -> Cal
 
         return private
     prefix = tuple([x.to(model.dtype) for x in side] for side in random_prefix(model, held))
-    first = torch.zeros(rows, 1, dtype=torch.long, device=model.device)
+    first = torch.ones(rows, 1, dtype=torch.long, device=model.device)  # not what pads
 
     def shared(tokens: int) -> int:
         out = generate_from_prefix(
@@ -215,13 +215,14 @@ def _measure(
     decode = _decoder(model, way, rows, held, new_tokens)
     for tokens in warm_ups:
         decode(tokens)
+    device = model.device.type
+    clock, spent = f"{common.clock_of(device)}_s", 0.0
     rates: list[float] = []
-    spent = 0.0
     read: list[int] = []
     while not rates or (len(rates) < runs and spent + spent / len(rates) <= seconds):
-        sample = common.timed(lambda: read.append(decode(new_tokens)), model.device.type)
+        sample = common.timed(lambda: read.append(decode(new_tokens)), device)
         spent += sample.wall_s
-        rates.append(rows * new_tokens / sample.wall_s)
+        rates.append(rows * new_tokens / getattr(sample, clock))
     if set(read) != {held + new_tokens}:
         raise AssertionError(
             f"{way}: the last token read {read[0]} positions, not {held} held and {new_tokens} of its own"

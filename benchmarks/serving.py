@@ -157,9 +157,10 @@ def _throughput(args: Any, model: Any, free_bytes: int, most_rows: int) -> Itera
 
 def _print_throughput(args: Any, found: list[dict[str, Any]], free_bytes: int, most_rows: int) -> None:
     common.print_table(
-        f"**Tokens per second of the largest batch**: {args.size} Llama, {args.new_tokens} tokens decoded, mean and deviation of "
-        f"{args.repeats} after {args.warm_ups} warm-ups, {free_bytes / 2**20:,.0f} MiB, at most {most_rows:,} rows. A "
-        f"cartridge is {COMPRESSION} times shorter than its corpus; the paper's ratio is {PAPERS_RATIO} at its best.",
+        f"**Tokens per second of the largest batch**: {args.size} Llama, {args.new_tokens} tokens decoded, mean and deviation "
+        f"of {args.repeats} after {args.warm_ups} warm-ups, by {common.clock_of(args.device)} seconds, "
+        f"{free_bytes / 2**20:,.0f} MiB, at most {most_rows:,} rows. A cartridge is {COMPRESSION} times shorter than its "
+        f"corpus; the paper's ratio is {PAPERS_RATIO} at its best.",
         ("corpus", "way", "tokens held", "rows", "MiB", "tokens/s", "±", "÷ corpus"),
         [
             (f"{r['corpus_tokens']:,}", r["way"], "–", "none", "–", "–", "–", "–")
