@@ -153,7 +153,7 @@ def _conversations(teacher: Teacher, tokenizer: Any, seed: int, groups: int) -> 
         question=Sampling(0.0, 24),
         answer=Sampling(0.0, 32),
     )
-    return [c for group in range(groups) for c in synthesizer.conversations(group)]
+    return [c for made in synthesizer.conversations_of(range(groups)) for c in made]
 
 
 def _result(

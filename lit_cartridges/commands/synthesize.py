@@ -40,7 +40,9 @@ def synthesize_command(
         )
     module.connect(data)
     synthesizer = source.synthesizer(seed=data.seed)
-    source.bind_teacher(module.load_teacher() if source.teacher.runs_model else None)
+    source.teacher.prepare()
+    loads = source.teacher.runs_model and source.teacher_device is None
+    source.bind_teacher(module.load_teacher() if loads else None)
     parts = Recording(
         output.with_suffix(".parts"),
         tokenizer=module.tokenizer,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from transformers import PretrainedConfig, PreTrainedModel
 
 from lit_cartridges.conversations.material import Material
 from lit_cartridges.losses import Objective, TopKDistillation
+
+if TYPE_CHECKING:
+    from lit_cartridges.strategies.frozen_models import FrozenModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +23,14 @@ class Student:
         config: of the model.
         objective: decides what must be known of the teacher's answers.
         num_tokens: positions of the cartridge, if they are known.
+        frozen_teacher: who asks and answers, by name, if it has one.
     """
 
     tokenizer: Any
     config: PretrainedConfig
     objective: Objective = field(default_factory=TopKDistillation)
     num_tokens: int | None = None
+    frozen_teacher: FrozenModel | None = None
 
     @property
     def vocab_size(self) -> int:

@@ -155,6 +155,7 @@ class SelfStudyDataModule(L.LightningDataModule):
                 f"data.source={type(self.source).__name__} keeps nothing back to {stage} on; give a recording",
                 {"data.validation": None},
             )
+        self.source.check_strategy(trainer.strategy)
         root = None if trainer.fast_dev_run else Path(trainer.default_root_dir)  # a try writes nothing
         self._examples = self.source.examples(seed=self.seed, root=root)
 
@@ -176,6 +177,7 @@ class SelfStudyDataModule(L.LightningDataModule):
             on_used=self._batch_used,
             skip=self._overfitted,
             threaded=self.source.threaded,
+            beside=self.source.beside,
             in_step=partial(in_step, trainer.strategy),
             on_group=self.on_group,
         )
@@ -267,9 +269,12 @@ class SelfStudyDataModule(L.LightningDataModule):
         try:
             explain_lost_process(exception, self.trainer)
         finally:
+            self.source.close()  # first, so that the round which a thread may be making ends here
             self._end_stream()
 
     def teardown(self, stage: str) -> None:
-        """Give back the teacher's connections and memory."""
+        """Give back the teacher's connections and memory, once no process asks it any more: they may share an engine."""
         self._end_stream()
+        if self.trainer is not None:
+            self.trainer.strategy.barrier("teacher")
         self.source.close()

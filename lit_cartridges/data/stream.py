@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from threading import Event
 from time import perf_counter
 from typing import Any
 
@@ -87,7 +88,8 @@ class ExampleStream(IterableDataset[PackedBatch]):
         start: where to go on, or what tells so whenever an epoch begins; by default what was used last.
         on_used: told where the stream stands whenever an optimizer step's last batch has been used (`PackedBatch.used`).
         skip: what tells how many batches from there the first iterator leaves out.
-        threaded: make the next round in a thread while this one trains, for teachers that live elsewhere.
+        threaded: make the next round in a thread while this one trains.
+        beside: what that thread is in while it makes a round.
         in_step: what to be in while a batch is fetched, which may generate more or less than on other processes.
         on_group: is told how a round goes; by the thread that makes it, if there is one.
     """
@@ -107,6 +109,7 @@ class ExampleStream(IterableDataset[PackedBatch]):
         on_used: Callable[[StreamState], None] | None = None,
         skip: Callable[[], int] = int,
         threaded: bool = False,
+        beside: Callable[[], AbstractContextManager[Any]] = nullcontext,
         in_step: Callable[[], AbstractContextManager[Any]] = nullcontext,
         on_group: Callable[[RoundNews], None] | None = None,
     ) -> None:
@@ -127,8 +130,10 @@ class ExampleStream(IterableDataset[PackedBatch]):
         self.state = StreamState({}) if start is None or callable(start) else start
         self.start = start if callable(start) else lambda: self.state
         self.on_used = on_used
-        self.skip, self.threaded, self.in_step, self.on_group = skip, threaded, in_step, on_group
+        self.skip, self.in_step, self.on_group = skip, in_step, on_group
+        self.threaded, self.beside = threaded, beside
         self._running: Generator[PackedBatch] | None = None
+        self._ending = Event()
         self._reached: StreamState | None = None  # after the last batch given, unless that is within a step
         self.counts: dict[str, float] = {"cut_conversations": 0, "cut_answer_tokens": 0}
 
@@ -147,11 +152,13 @@ class ExampleStream(IterableDataset[PackedBatch]):
         if self._running is None or self._reached != self.start():
             skip = self.skip if self._running is None else int
             self.close()
+            self._ending = Event()
             self._running = self._batches(skip)
         return self._running
 
     def close(self) -> None:
-        """End the iterator, and wait for the round that its thread may be making."""
+        """End the iterator, and wait for the group of conversations that its thread may be making."""
+        self._ending.set()
         if self._running is not None:
             self._running.close()
 
@@ -224,26 +231,32 @@ class ExampleStream(IterableDataset[PackedBatch]):
                 yield round_, self._round(shard, round_)
                 round_ += 1
         with ThreadPoolExecutor(max_workers=1) as executor:
-            ahead: Future[list[Example]] = executor.submit(self._round, shard, first)
+            ahead: Future[list[Example]] = executor.submit(self._round_beside, shard, first)
             round_ = first
             while True:
                 examples = ahead.result()
-                ahead = executor.submit(self._round, shard, round_ + 1)
+                ahead = executor.submit(self._round_beside, shard, round_ + 1)
                 yield round_, examples
                 round_ += 1
+
+    def _round_beside(self, shard: int, round_: int) -> list[Example]:
+        with self.beside():
+            return self._round(shard, round_)
 
     def _round(self, shard: int, round_: int) -> list[Example]:
         first = round_ * self.groups_per_round
         groups = [shard + self.num_shards * (first + i) for i in range(self.groups_per_round)]
         together = getattr(self.source, "examples_of", None)
         examples: list[Example] = []
-        begun, made = perf_counter(), self._made
+        begun, made, ending = perf_counter(), self._made, self._ending
         self._tell(0, [], 0, 0.0)
         making = together(groups) if together else map(self.source.examples, groups)
         for done, group in enumerate(making, start=1):
             fitted = (self._fitted(example) for example in group)
             examples += [example for example in fitted if len(example.target_ids)]
             self._tell(done, examples, self._made - made, perf_counter() - begun)
+            if ending.is_set():  # nobody waits for the rest
+                break
         return examples
 
     @property

@@ -26,6 +26,7 @@ from lit_cartridges.models.readable import require_readable
 from lit_cartridges.runs.run_progress import optimizer_steps
 from lit_cartridges.self_study.seed_prompts import resolve_seed_prompts
 from lit_cartridges.teachers.local import LocalTeacher
+from lit_cartridges.teachers.vllm import VLLM
 
 _DRAWS = 2000
 _ELSEWHERE = ("accelerator", "devices", "num_nodes", "plugins")  # of the machine that the run is for
@@ -121,6 +122,8 @@ def read_recipe(args: list[str], *, recording: Path | None = None) -> RecipeNumb
     )
     if getattr(source, "off_corpus_share", 0):
         assumptions.append("conversations off the corpus cost as much as the others")
+    if isinstance(getattr(source, "teacher", None), VLLM):
+        unknown.append("memory of the vLLM engine, where it shares a device with the training")
     assumptions.append(lengths.source)
     _leave_out(module, trainer, unknown)
     return RecipeNumbers(

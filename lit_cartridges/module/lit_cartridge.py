@@ -172,6 +172,7 @@ class LitCartridge(Checkpointed):
                 config=self.model_config,
                 objective=self.objective,
                 num_tokens=self.num_tokens,
+                frozen_teacher=self._teacher or self._student,
             )
         )
 

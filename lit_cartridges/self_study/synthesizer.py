@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -103,6 +104,7 @@ class Synthesizer:
             )
         if not len(corpus_ids):
             raise ValueError("corpus_ids is empty: give a corpus with some text in it")
+        self.turn: AbstractContextManager[Any] = nullcontext()
         teacher.validate(len(renderer.tokenizer), top_k)
         # What the teacher reads in front of a chunk where it reads the whole corpus there.
         self.corpus_before_chunk, self.corpus_context = corpus_before_chunk, renderer.context_ids(corpus_ids)
@@ -156,6 +158,12 @@ class Synthesizer:
         )
         return len(self.renderer.context_ids([])) + seed_tokens + self.num_rounds * round_tokens
 
+    @property
+    def longest_tokens(self) -> int:
+        """Positions that a context and the longest conversation behind it take at most."""
+        in_front = len(self.corpus_ids) if self.corpus_before_chunk else 0
+        return in_front + min(self.chunker.max_tokens, len(self.corpus_ids)) + self.reserved_tokens
+
     def conversations(self, group_index: int) -> list[Conversation]:
         """The group's conversations; those whose question or answer came out empty are left out, and counted.
 
@@ -166,8 +174,9 @@ class Synthesizer:
 
     def conversations_of(self, group_indices: Iterable[int]) -> Iterator[list[Conversation]]:
         """`conversations` of groups one by one, which the teacher may make together (`Teacher.converse`)."""
-        for group in self.teacher.converse(self._talk(index) for index in group_indices):
-            yield self._made(group)
+        with self.turn:
+            for group in self.teacher.converse(self._talk(index) for index in group_indices):
+                yield self._made(group)
 
     def _talk(self, group_index: int) -> Talk[_Group]:
         rng = self._rng(_GROUP_STREAM, group_index)

@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from transformers import PretrainedConfig, PreTrainedModel
 
 from lit_cartridges.models import load_config, load_model, load_tokenizer, locate
+from lit_cartridges.models.places import Place
 from lit_cartridges.models.readable import require_readable
 
 
@@ -36,6 +37,10 @@ class FrozenModel:
         """The options of `load_config` and `load_tokenizer`."""
         names = ("setting", "revision", "token", "trust_remote_code")
         return {name: getattr(self, name) for name in names}
+
+    def place(self) -> Place:
+        """Where its files are."""
+        return locate(self.name, revision=self.revision, token=self.token, setting=self.setting)
 
     def config(self) -> PretrainedConfig:
         """Its config."""
@@ -66,7 +71,7 @@ class FrozenModel:
             what = f"model.quantization_config={self.quantization_config}: quantised weights"
         elif getattr(self.config(), "quantization_config", None) is not None:
             what = f"{self.setting}={self.name!r}: quantised weights, as its config says they are,"
-        elif locate(self.name, revision=self.revision, token=self.token, setting=self.setting).adapter:
+        elif self.place().adapter:
             what = f"{self.setting}={self.name!r}: a PEFT adapter's weights"
         else:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -32,6 +32,10 @@ class OpenAITeacher(Teacher):
 
     A prompt whose every attempt was answered with a faulty reply, while other prompts were answered well, comes back
     as an empty completion, counted as ``refused_prompts``: one prompt that a server cannot answer must not end a run.
+
+    Attributes:
+        own_key: a key to send in place of what the environment holds.
+        require_servers: raises TeacherError where a request that failed need not be sent again, since no server is left.
     """
 
     @checked
@@ -76,6 +80,8 @@ class OpenAITeacher(Teacher):
         self.model, self.api_key_env, self.same_model = model, api_key_env, same_model
         self.max_requests_in_flight, self.timeout_s = max_requests_in_flight, timeout_s
         self.max_retries, self.backoff_s, self.server_down_s = max_retries, backoff_s, server_down_s
+        self.own_key: str | None = None
+        self.require_servers: Callable[[], None] | None = None
         self._faults = FaultLog()
         self._asked = Asked()
         self._check: ServedModelCheck | None = None
@@ -143,6 +149,9 @@ class OpenAITeacher(Teacher):
         work = dispatch.complete_all(whole, [int(seed) for seed in request.seeds], call)
         return asyncio.run_coroutine_threadsafe(work, loop)
 
+    def _key(self) -> str | None:
+        return self.own_key or os.environ.get(self.api_key_env)
+
     def close(self) -> None:
         """Drop all connections; requests under way end with a TeacherError."""
         running, self._running = self._running, None
@@ -160,7 +169,9 @@ class OpenAITeacher(Teacher):
             dispatch = ServerDispatch(
                 base_urls=self.base_urls,
                 model=self.model,
+                key=self._key,
                 api_key_env=self.api_key_env,
+                require_servers=self.require_servers,
                 max_requests_in_flight=self.max_requests_in_flight,
                 timeout_s=self.timeout_s,
                 max_retries=self.max_retries,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,14 +36,16 @@ class Call:
 
 
 class ServerDispatch:
-    """Lives in one event loop. Its settings are those of `OpenAITeacher`."""
+    """Lives in one event loop. Its settings are those of `OpenAITeacher`; ``key`` gives the one to send now."""
 
     def __init__(
         self,
         *,
         base_urls: Sequence[str],
         model: str,
+        key: Callable[[], str | None],
         api_key_env: str,
+        require_servers: Callable[[], None] | None,
         max_requests_in_flight: int,
         timeout_s: float,
         max_retries: int,
@@ -53,7 +54,8 @@ class ServerDispatch:
         check: ServedModelCheck | None,
         faults: FaultLog,
     ) -> None:
-        self.model, self.api_key_env, self.timeout_s = model, api_key_env, timeout_s
+        self.model, self.timeout_s = model, timeout_s
+        self.key, self.api_key_env, self.require_servers = key, api_key_env, require_servers
         self.max_retries, self.backoff_s = max_retries, backoff_s
         self.check, self.faults = check, faults
         self.pool = ServerPool(base_urls, down_s=server_down_s)
@@ -86,6 +88,8 @@ class ServerDispatch:
         async with self._gate:
             while len(faults) <= self.max_retries:
                 if faults:
+                    if self.require_servers is not None:
+                        self.require_servers()
                     self.faults.count("retries")
                     await asyncio.sleep(self._wait_s(faults, server))
                 with self.pool.borrow(avoid=server) as server:
@@ -164,8 +168,7 @@ class ServerDispatch:
         return parse_completions(reply, server=server.url, asked=asked, prompts=prompts)
 
     async def _request(self, url: str, body: dict[str, Any] | None) -> Any:
-        key = os.environ.get(self.api_key_env)
-        return await request(self.client, url, body, key=key, timeout_s=self.timeout_s)
+        return await request(self.client, url, body, key=self.key(), timeout_s=self.timeout_s)
 
     async def _checked(self, server: Server) -> None:
         """Wait until the server's model has been found to be the run's; one check serves all that wait for it."""

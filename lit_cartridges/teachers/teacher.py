@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from transformers import PretrainedConfig
 from lit_cartridges.conversations.top_logprobs import TopLogprobs
 from lit_cartridges.errors import CartridgesError
 from lit_cartridges.settings import PositiveInt, Temperature, check_fields
+
+if TYPE_CHECKING:
+    from lit_cartridges.strategies.frozen_models import FrozenModel
 
 __all__ = ["Completion", "Request", "Sampling", "Talk", "Teacher", "TeacherError", "TopLogprobs"]
 
@@ -163,6 +166,25 @@ class Teacher(ABC):
     def prefix_positions(self, num_tokens: int) -> int:
         """Positions that an expected prefix of so many tokens takes in front of a chunk."""
         return num_tokens
+
+    def expect_model(  # noqa: B027 - most teachers need no name
+        self, model: FrozenModel | None, *, longest_tokens: int
+    ) -> None:
+        """The frozen model that asks and answers, by name, before it is loaded; None where it has none.
+
+        Args:
+            longest_tokens: the most that a context, its prompt and the reply take together.
+
+        Raises:
+            ValueError: this teacher cannot teach by such a model.
+        """
+
+    def prepare(self) -> None:  # noqa: B027 - most teachers need nothing
+        """Checks what it needs on this machine, before a model is loaded.
+
+        Raises:
+            ValueError: something is missing.
+        """
 
     def check_model(self, config: PretrainedConfig) -> None:  # noqa: B027 - most teachers run elsewhere
         """Checks settings against the model's config, before the model is loaded.

@@ -15,7 +15,7 @@ from lit_cartridges.init import INITS, FromCartridge, RandomVectors
 from lit_cartridges.losses import Objective
 from lit_cartridges.models import load_model
 from lit_cartridges.runs.run_settings import files_identity, flat, model_identity, plain
-from lit_cartridges.teachers import LocalTeacher, OpenAITeacher
+from lit_cartridges.teachers import VLLM, LocalTeacher, OpenAITeacher
 from tests.tiny_run import save_model
 
 
@@ -61,6 +61,7 @@ def test_a_class_in_a_recipe_is_told_as_the_object_that_is_made_of_it():
         *(INITS[name]() for name in sorted(INITS) if name not in ("FromCartridge", "Text")),
         LocalTeacher(cascade=CascadeOptions(total_tokens=64)),
         OpenAITeacher(base_urls="http://a", model="m"),
+        VLLM(),
     ],
     ids=lambda made: type(made).__name__,
 )

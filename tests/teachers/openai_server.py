@@ -42,8 +42,9 @@ def reply_to(body):
 class Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, answer):
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, answer, port=0, *, model="m", key=None):
+        super().__init__(("127.0.0.1", port), Handler)
+        self.model, self.key = model, key
         self.answer, self.faults = answer, deque()
         self.bodies, self.headers, self.times = [], [], []
         self.delay_s, self.now, self.most, self.lock = 0.0, 0, 0, threading.Lock()
@@ -73,12 +74,27 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+    def lets_in(self):
+        """As vLLM does: the key is asked for below /v1."""
+        key = self.server.key
+        if (
+            key is None
+            or not self.path.startswith("/v1")
+            or self.headers.get("Authorization") == f"Bearer {key}"
+        ):
+            return True
+        self.send(401, b'{"error": "Unauthorized"}')
+        return False
+
     def do_GET(self):
-        self.send(200, json.dumps({"data": [{"id": "m"}]}).encode())
+        if self.lets_in():
+            self.send(200, json.dumps({"data": [{"id": self.server.model}]}).encode())
 
     def do_POST(self):
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if not self.lets_in():
+            return
         with server.lock:
             server.bodies.append(body)
             server.headers.append((self.path, self.headers.get("Authorization")))

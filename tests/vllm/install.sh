@@ -13,7 +13,9 @@ fail() { echo "vLLM could not be installed in $folder: $*. The tests of make tes
 "$folder/bin/python" -m pip install --quiet --no-deps -r "$list" || fail "pip could not install $list"
 # Where an index offers torch's CUDA build only, vLLM's CPU kernels would not load.
 "$folder/bin/python" - <<'PYTHON' || fail "its kernels do not load; torch 2.13.0 must be the CPU build"
-import torch, vllm
-import vllm._C  # the kernels
+import torch
+from vllm.platforms import current_platform
+current_platform.import_kernels()  # those of this CPU
+torch.ops._C.cpu_attn_reshape_and_cache
 assert torch.version.cuda is None, f"torch {torch.__version__} is a CUDA build"
 PYTHON

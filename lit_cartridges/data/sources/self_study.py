@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from itertools import count as numbers
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
@@ -15,6 +17,7 @@ from lit_cartridges.conversations.recording import Recording
 from lit_cartridges.conversations.student import Student
 from lit_cartridges.corpora.chunkers import TokenChunker
 from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
+from lit_cartridges.data.sources.beside import Turn, beside_training
 from lit_cartridges.data.sources.example_source import ExampleSource, conversation_examples
 from lit_cartridges.data.sources.proportions import tell_long_chunks
 from lit_cartridges.data.sources.source import Source
@@ -26,6 +29,7 @@ from lit_cartridges.self_study.seed_prompts import resolve_seed_prompts
 from lit_cartridges.self_study.synthesizer import Synthesizer
 from lit_cartridges.settings import (
     Count,
+    DeviceName,
     NonNegativeInt,
     PositiveInt,
     PositiveShare,
@@ -35,6 +39,7 @@ from lit_cartridges.settings import (
     WriteFolderName,
     checked,
 )
+from lit_cartridges.strategies.frozen_models import load_frozen_model
 from lit_cartridges.teachers.local import LocalTeacher
 from lit_cartridges.teachers.teacher import Sampling, Teacher
 
@@ -58,6 +63,10 @@ class SelfStudy(Source):
         top_k, min_mass: log-probabilities recorded per answer token, and the mass at which they are cut.
         off_corpus: other text, for conversations answered without any context.
         off_corpus_share: their share of the groups, 0 to 1.
+        overlap: a teacher in process writes the next round in a thread, and on CUDA in a stream of its own, while this one is
+            trained on. (A server always does.) What it writes stays the same; the round takes its memory beside the step's.
+        teacher_device: another device for a teacher in process, such as "cuda:1": it gets a copy of its model there, and writes
+            while the run trains. One process only.
         recording: folder for the conversations as they are made; by default ``recording`` in the run's folder.
     """
 
@@ -80,6 +89,8 @@ class SelfStudy(Source):
         min_mass: PositiveShare = 0.99,
         off_corpus: Corpus | ReadCorpus | None = None,
         off_corpus_share: Share = 0.0,
+        overlap: bool = False,
+        teacher_device: DeviceName | None = None,
         recording: WriteFolderName | None = None,
     ) -> None:
         if min_chunk_tokens > max_chunk_tokens:
@@ -99,15 +110,23 @@ class SelfStudy(Source):
         self.top_k, self.min_mass = top_k, min_mass
         self.off_corpus = open_corpus(off_corpus) if isinstance(off_corpus, str | Path) else off_corpus
         self.off_corpus_share, self.recording_folder = off_corpus_share, recording
-        self.threaded = not self.teacher.runs_model
+        if teacher_device is not None and not self.teacher.runs_model:
+            raise SettingError(
+                f"is for a teacher in process, and {type(self.teacher).__name__} has its own; leave it out",
+                teacher_device=teacher_device,
+            )
+        self.overlap, self.teacher_device = overlap, teacher_device
+        self.threaded = overlap or teacher_device is not None or not self.teacher.runs_model
+        self._turn = Turn()
+        self._asked: PreTrainedModel | None = None
 
     def connect(self, student: Student, material: Material) -> None:
         """See `Source`; every conversation must fit the model's positions."""
         super().connect(student, material)
         self._off_corpus_ids = self._tokens_off_corpus()
-        require_room(
-            self.synthesizer(seed=0), student.config, read_again=student.objective.needs_teacher_hidden
-        )
+        synthesizer = self.synthesizer(seed=0)
+        require_room(synthesizer, student.config, read_again=student.objective.needs_teacher_hidden)
+        self.teacher.expect_model(student.frozen_teacher, longest_tokens=synthesizer.longest_tokens)
 
     def tell_proportions(self, corpus_tokens: int) -> None:
         """See `Source`."""
@@ -124,7 +143,7 @@ class SelfStudy(Source):
 
     def synthesizer(self, *, seed: int) -> Synthesizer:
         """Makes the conversations that ``seed`` decides, once connected; before it is used the teacher must be bound."""
-        return Synthesizer(
+        made = Synthesizer(
             corpus_ids=self.material.corpus_ids,
             chunker=self.chunker,
             renderer=self.material.renderer,
@@ -142,9 +161,13 @@ class SelfStudy(Source):
             corpus_sha256=self.material.corpus_sha256,
             corpus_before_chunk=self.corpus_before_chunk,
         )
+        if self.teacher.runs_model and self.threaded:  # one round after the other, whichever thread wants it
+            made.turn = self._turn
+        return made
 
     def examples(self, *, seed: int, root: Path | None = None) -> ExampleSource:
         """See `Source`."""
+        self.teacher.prepare()
         synthesizer, recording = self.synthesizer(seed=seed), None
         if root is not None:
             recording = Recording(
@@ -175,7 +198,44 @@ class SelfStudy(Source):
 
     def bind_teacher(self, model: PreTrainedModel | None) -> None:
         """See `Source`."""
+        if self.teacher_device is not None:
+            model = self._copy_of_its_own(torch.device(self.teacher_device))
+        self._asked = model
         self.teacher.bind(model, self.student.tokenizer)
+
+    def _copy_of_its_own(self, device: torch.device) -> PreTrainedModel:
+        frozen = self.student.frozen_teacher
+        if frozen is None:
+            raise SettingError(
+                "needs a model that is known by its name; leave it out", teacher_device=self.teacher_device
+            )
+        if frozen.device_map is not None:
+            raise SettingError(
+                "says where the model is already; leave one of the two out",
+                {"model.device_map": frozen.device_map, "data.source.teacher_device": self.teacher_device},
+            )
+        if self._asked is not None and self._asked.device == device:
+            return self._asked
+        return load_frozen_model(None, frozen.name, device=device, **frozen.options)
+
+    def check_strategy(self, strategy: Any) -> None:
+        """See `Source`."""
+        if self.overlap and self.teacher.runs_model and getattr(strategy, "shards_frozen_models", False):
+            raise SettingError(
+                f"cannot work where processes share a model's weights, as {type(strategy).__name__} of stage 3 has them; leave "
+                "it out, or choose another teacher",
+                {"data.source.overlap": True},
+            )
+        if self.teacher_device is not None and getattr(strategy, "world_size", 1) > 1:
+            raise SettingError(
+                "is one device, and the run has several processes; leave it out, or choose another teacher",
+                {"data.source.teacher_device": self.teacher_device},
+            )
+
+    def beside(self) -> AbstractContextManager[None]:
+        """See `Source`."""
+        runs_here = self.teacher.runs_model and self._asked is not None
+        return beside_training(self._asked.device) if runs_here else nullcontext()  # type: ignore[union-attr]
 
     def close(self) -> None:
         """See `Source`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,17 @@ class Source(ABC):
         Args:
             root: the run's folder, where what is made is kept; None to keep nothing.
         """
+
+    def check_strategy(self, strategy: Any) -> None:  # noqa: B027 - most suit any
+        """Check the settings against what trains.
+
+        Raises:
+            ValueError: a setting cannot work with it; the message names it.
+        """
+
+    def beside(self) -> AbstractContextManager[None]:
+        """What a thread is in that makes examples while the student trains."""
+        return nullcontext()
 
     def bind_teacher(self, model: PreTrainedModel | None) -> None:  # noqa: B027 - few have a teacher
         """Take the frozen model that asks and answers; None for a teacher that brings its own."""
