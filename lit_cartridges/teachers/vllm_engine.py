@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 PYTHON_VARIABLE = "LIT_CARTRIDGES_VLLM"
 SERVED_NAME = "teacher"
 _MODULE = "vllm.entrypoints.openai.api_server"
-_FINDS_VLLM = "import sys, importlib.util; sys.exit(importlib.util.find_spec('vllm') is None)"
+# A folder of that name would be found too, as a package without a file of its own.
+_FINDS_VLLM = "import sys, importlib.util; s = importlib.util.find_spec('vllm'); sys.exit(s is None or s.origin is None)"
 _INSTALL = (
-    "install vLLM in an environment of its own (python -m venv vllm; vllm/bin/pip install vllm) and name its interpreter by "
-    f"data.source.teacher.python or {PYTHON_VARIABLE}"
+    "install vLLM in an environment of its own (python -m venv vllm-env; vllm-env/bin/pip install vllm) and name its "
+    f"interpreter by data.source.teacher.python or {PYTHON_VARIABLE}"
 )
 # What the teacher says itself, and secrets, which a recorded setting must not hold.
 _OURS = (
@@ -44,7 +45,7 @@ def vllm_python(given: str | None) -> str:
     """
     named = given or os.environ.get(PYTHON_VARIABLE)
     if named is None:
-        if find_spec("vllm") is None:
+        if (found := find_spec("vllm")) is None or found.origin is None:
             raise SettingError(f"vLLM is not installed beside lit_cartridges; {_INSTALL}", python=None)
         return sys.executable
     setting = {"python" if given else PYTHON_VARIABLE: named}
@@ -53,10 +54,10 @@ def vllm_python(given: str | None) -> str:
     if not os.access(path, os.X_OK) or path.is_dir():
         raise SettingError(f"is no interpreter; {_INSTALL}", setting)
     with tempfile.TemporaryDirectory() as nowhere:  # `python -c` looks for modules in its folder
-        found = subprocess.run(
+        looked = subprocess.run(
             [path, "-c", _FINDS_VLLM], cwd=nowhere, env=other_python(path), capture_output=True, check=False
         )
-    if found.returncode:
+    if looked.returncode:
         raise SettingError(f"has no vllm in its environment; {_INSTALL}", setting)
     return str(path)
 
@@ -179,5 +180,8 @@ def served_files(model: FrozenModel) -> tuple[str, str | None]:
             f"{what}, or let data.source.teacher be LocalTeacher: VLLM serves plain models",
             {model.setting: model.name},
         )
-    # Of the Hub the very commit that this run reads.
-    return place.source, place.commit or place.revision
+    # The server runs in another folder; and of the Hub it shall take the very commit that this run reads.
+    folder = Path(place.source)
+    return (
+        (str(folder.absolute()), None) if folder.is_dir() else (place.source, place.commit or place.revision)
+    )

@@ -9,10 +9,10 @@ import json
 import os
 import pickle
 import re
-import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -41,6 +41,8 @@ def facts(tmp_path, monkeypatch):
     """Where an engine says how it was started."""
     path = tmp_path / "facts.json"
     monkeypatch.setenv(FACTS, str(path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     yield lambda: json.loads(path.read_text())
     if path.exists():
         assert all_gone(json.loads(path.read_text())["pids"]), "no test leaves an engine behind"
@@ -171,7 +173,6 @@ def test_its_death_in_the_middle_ends_the_run_at_once(
     assert time.monotonic() - began < 60, "an OpenAITeacher would wait for three minutes"
     log = Path(re.search(r"\((/\S*vllm\.log)\)", str(caught.value))[1])
     assert "OutOfMemory" in log.read_text(), "what the error names is kept"
-    shutil.rmtree(log.parent)
 
 
 def test_another_error_of_the_run_ends_it(environment, model_folder, corpus, tmp_path, facts):
@@ -292,6 +293,8 @@ def test_the_interpreter_is_looked_for_before_a_model_is_loaded(
     environment, model_folder, corpus, tmp_path, monkeypatch
 ):
     monkeypatch.delenv(engine.PYTHON_VARIABLE, raising=False)
+    (tmp_path / "vllm").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)  # a folder of that name is no package
     with pytest.raises(SettingError, match=f"not installed beside.*{engine.PYTHON_VARIABLE}"):
         engine.vllm_python(None)
     with pytest.raises(
@@ -323,6 +326,12 @@ def test_devices_count_as_the_run_counts_them(monkeypatch):
     for bad in ([3], [-1], [1, 1], []):
         with pytest.raises(SettingError, match="CUDA devices 0 to 2"):
             engine.visible_devices(bad)
+
+
+def test_a_folder_is_named_from_the_root_since_the_server_runs_elsewhere(model_folder, monkeypatch):
+    folder = Path(model_folder)
+    monkeypatch.chdir(folder.parent)
+    assert engine.served_files(named(folder.name)) == (str(folder), None)
 
 
 def test_what_it_is_started_with(model_folder, monkeypatch):
