@@ -13,8 +13,10 @@ from lit_cartridges.teachers.teacher import (
     TeacherError,
     TopLogprobs,
 )
+from lit_cartridges.teachers.vllm import VLLM
 
 __all__ = [
+    "VLLM",
     "Completion",
     "LocalTeacher",
     "OpenAITeacher",
