@@ -38,10 +38,10 @@ def once_a_machine(make: Callable[[], T]) -> T:
     outcomes = _gathered((made, None if failed is None else str(failed)))
     if failed is not None:
         raise failed
-    for other, (_, error) in enumerate(outcomes):
-        if error is not None:
-            raise CartridgesError(f"process {other} of this run: {error}")
-    return outcomes[first][0]  # type: ignore[no-any-return]
+    for other, (_, why) in enumerate(outcomes):
+        if why is not None:
+            raise CartridgesError(f"process {other} of this run: {why}")
+    return outcomes[first][0]
 
 
 def _machine() -> tuple[str, ...]:

@@ -39,7 +39,7 @@ RIGHT = {
     r"--data\.(validation|source\.path)": "a folder",  # it holds a recording
     r"--(model\.)?(token|revision)": _ANY_TEXT,
     # Lists that may be empty.
-    r"--(trainer\.(logger|callbacks|plugins)|cartridges)": "an empty list",
+    r"--(trainer\.(logger|callbacks|plugins)|cartridges|data\.source\.teacher\.options)": "an empty list",
     # Numbers that may be 0, shares, or both.
     r"--seed_everything|--(model|data|task)\.(question_)?seed|--task\.index|demo --seed": "zero",
     r"--trainer\.(fast_dev_run|min_epochs|min_steps|overfit_batches|num_sanity_val_steps|log_every_n_steps)": "zero",
@@ -52,6 +52,7 @@ RIGHT = {
     r"report --score": "zero",
     r"--(cascade|model\.init)\.ema_factor": "a fraction",
     r"--model\.(learning_rate|init\.(std|ridge))|--data\.source\.(min_mass|teacher\.timeout_s)": "a fraction",
+    r"--data\.source\.teacher\.(gpu_memory_utilization|start_timeout_s)": "a fraction",
     r"estimate --teacher_tokens_per_s|demo --share": "a fraction",
     # One value is a list of one.
     r"compare-inits --compressions": "a fraction|a list too long",

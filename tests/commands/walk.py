@@ -23,6 +23,7 @@ from lit_cartridges.cli import main
 from lit_cartridges.command_line.functions import function_parser
 from lit_cartridges.commands import TRAINER_COMMANDS, load_command
 from lit_cartridges.pocket.world import World
+from tests.teachers.engine_program import engine_environment
 from tests.tiny_run import save_corpus, save_model, save_recording
 
 # What a command ends with that has found nothing wrong, and of a file of weights that is none, what reading it says.
@@ -42,6 +43,7 @@ class Place:
         save_model(folder / "model")
         (folder / "model" / "model.safetensors").write_bytes(b"\xff" * 64)
         save_corpus(folder / "corpus.txt")
+        engine_environment(folder / "vllm-env")
         (folder / "questions.jsonl").write_text('{"question": "w1", "answer": "w2"}\n')
         patient = {"name": "w1", "birthday": "w2", "diagnosis": "w3", "texts": {"text_01": "w4 w5"}}
         question = {
@@ -186,13 +188,13 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
     from lit_cartridges.pocket.passkey import PocketPasskey
     from lit_cartridges.pocket.task import PocketQuestions
     from lit_cartridges.pocket.text_task import TextQuestions
-    from lit_cartridges.teachers import LocalTeacher, OpenAITeacher
+    from lit_cartridges.teachers import VLLM, LocalTeacher, OpenAITeacher
 
     classes: dict[str, list[tuple[str, list[type]]]] = {
         "fit": [
             ("--model.init", list(INITS.values())),
             ("--data.source", [RawCorpus, Recorded]),
-            ("--data.source.teacher", [LocalTeacher, OpenAITeacher]),
+            ("--data.source.teacher", [LocalTeacher, OpenAITeacher, VLLM]),
             ("--trainer.callbacks", [LongContextEval, CompositionTest]),
         ],
         "evaluate": [("--task", [QuestionFile, LongHealth, PocketQuestions, TextQuestions])],
@@ -200,6 +202,7 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
     }
     needed = {
         "OpenAITeacher": {"base_urls": "http://localhost:1/v1", "model": "m"},
+        "VLLM": {"python": f"{place.folder / 'vllm-env'}"},
         "Recorded": {"path": f"{place.folder / 'recorded.parquet'}"},
         "PocketQuestions": {"seed": "1", "num_tokens": "200"},
         "QuestionFile": {"path": f"{place.folder / 'questions.jsonl'}"},

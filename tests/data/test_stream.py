@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import islice
+from threading import Event, Timer
 
 import numpy as np
 import pytest
@@ -96,6 +97,38 @@ def test_it_tells_how_a_round_goes(threaded):
     )
     a_batch = whole / 1000
     assert round_[-1].batches == pytest.approx(2 * 4 * 40 / a_batch, rel=0.1)
+
+
+class Slow(Numbered):
+    """Says when it is at a group of the second round, and waits there."""
+
+    def __init__(self):
+        super().__init__()
+        self.at_second, self.go_on, self.made = Event(), Event(), []
+
+    def examples(self, group):
+        if group >= 8:
+            self.at_second.set()
+            self.go_on.wait(30)
+        self.made.append(group)
+        return super().examples(group)
+
+
+def test_its_end_waits_for_a_group_and_not_for_a_round():
+    source = Slow()
+    batches = stream(source, groups_per_round=8, threaded=True)
+    take(iter(batches), 1)
+    assert source.at_second.wait(30)
+    Timer(0.5, source.go_on.set).start()
+    batches.close()
+    assert source.made == list(range(9))
+    source.go_on.clear()
+    Timer(0.5, source.go_on.set).start()
+    again = stream(source, groups_per_round=8, threaded=True)
+    assert labels(take(iter(again), 30)) == labels(take(stream(groups_per_round=8), 30)), (
+        "another begins anew"
+    )
+    again.close()
 
 
 @pytest.mark.parametrize("uses", [1, 3])

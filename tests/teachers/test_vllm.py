@@ -18,9 +18,12 @@ from pathlib import Path
 
 import pytest
 
+from lit_cartridges.commands.synthesize import synthesize_command
+from lit_cartridges.conversations.parquet import read_conversations
 from lit_cartridges.conversations.recording import Recording
 from lit_cartridges.errors import SettingError
 from lit_cartridges.models import load_model
+from lit_cartridges.module import LitCartridge
 from lit_cartridges.strategies.frozen_models import FrozenModel
 from lit_cartridges.teachers import VLLM, LocalTeacher, Sampling, TeacherError
 from lit_cartridges.teachers import vllm_engine as engine
@@ -187,6 +190,27 @@ def test_another_error_of_the_run_ends_it(environment, model_folder, corpus, tmp
     with pytest.raises(ArithmeticError, match="of the run"):
         fit(tmp_path / "run", new_module(model_folder), data, Fails())
     assert all_gone(facts()["pids"], limit_s=0.5)
+
+
+def test_conversations_without_a_run(environment, model_folder, corpus, tmp_path, facts, monkeypatch):
+    """``synthesize`` loads no model of its own, and has the engine's dtype from the config."""
+    monkeypatch.setattr(
+        LitCartridge, "load_teacher", lambda self: pytest.fail("a second copy of the weights")
+    )
+    settings = ["--model.model", model_folder, "--model.num_tokens", "8", "--data.corpus", corpus]
+    source = {
+        "teacher": "VLLM",
+        "teacher.python": str(environment),
+        "min_chunk_tokens": 20,
+        "max_chunk_tokens": 40,
+    }
+    source |= {"question_max_tokens": 5, "answer_max_tokens": 8, "top_k": 4, "conversations_per_group": 4}
+    settings += [text for name, value in source.items() for text in (f"--data.source.{name}", str(value))]
+    output = tmp_path / "made.parquet"
+    assert synthesize_command(output=output, num_conversations=8, fit_arguments=settings) == 8
+    argv = facts()["argv"]
+    assert argv[argv.index("--dtype") + 1] == "float32" and all_gone(facts()["pids"], limit_s=0.5)
+    assert len(read_conversations(output)) == 8
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

@@ -199,7 +199,7 @@ class SelfStudy(Source):
     def bind_teacher(self, model: PreTrainedModel | None) -> None:
         """See `Source`."""
         if self.teacher_device is not None:
-            model = self._copy_of_its_own(torch.device(self.teacher_device))
+            model = self._copy_of_its_own(_device(self.teacher_device))
         self._asked = model
         self.teacher.bind(model, self.student.tokenizer)
 
@@ -256,3 +256,9 @@ class SelfStudy(Source):
             off_corpus=text_identity(self.off_corpus),
             recording=self.recording_folder,
         )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
