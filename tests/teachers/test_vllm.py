@@ -213,7 +213,7 @@ def test_conversations_without_a_run(environment, model_folder, corpus, tmp_path
     assert len(read_conversations(output)) == 8
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_fit_from_the_command_line_takes_it_along(
     environment, model_folder, corpus, tmp_path, facts, number
 ):
