@@ -20,6 +20,7 @@ from lit_cartridges.commands import run
 RENDERED = (*TRAINER_COMMANDS, "evaluate", "perplexity", "passkey")
 # Their docstrings, signatures and classes stand in the text, or they decide how it is set.
 _SOURCES = ("docstring-parser", "jsonargparse", "lightning", "torch", "transformers")
+_WRAPPER = "DeepSpeedOptimizerWrapper"  # an optimizer that nobody can choose, listed where DeepSpeed is installed
 
 
 def rendered_help(name: str, args: Sequence[str]) -> str | None:
@@ -35,7 +36,8 @@ def rendered(name: str) -> str:
     printed = StringIO()
     with redirect_stdout(printed), suppress(SystemExit):
         run(name, ["--help"])
-    return f"{_versions()}\n{printed.getvalue()}"
+    text = "".join(line for line in printed.getvalue().splitlines(keepends=True) if _WRAPPER not in line)
+    return f"{_versions()}\n{text}"
 
 
 def _place(name: str) -> Path:
