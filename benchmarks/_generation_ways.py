@@ -108,5 +108,5 @@ class Conversations:
 def together(groups: Sequence[Conversations]) -> list[list[list[int]]]:
     """Conversations about several chunks, made by the first one's teacher in one batch; per group as `Conversations.ours`."""
     teacher = groups[0].teacher
-    teacher.close()  # the chunks are new
+    teacher.forget()  # the chunks are new
     return list(teacher.converse(group.talk() for group in groups))

@@ -4,9 +4,9 @@ Every conversation is a question and an answer of fixed lengths about one chunk.
 (`_generation_ways`): `LocalTeacher`; one `model.generate` per conversation and role, the chunk in each prompt; one batched
 `model.generate` per role, the chunk repeated in every row. The tokens must agree, which is checked first. The peers take no
 log-probabilities; ours takes 20 per answer token. One by one, only so many as --one-by-one says are made, and their time is
-counted for all.
+counted for all. The second table has conversations about several chunks, in one batch and chunk by chunk.
 
-The second table is a real training run (LitCartridge, SelfStudyDataModule, Lightning's Trainer) on the bundled model,
+The last table is a real training run (LitCartridge, SelfStudyDataModule, Lightning's Trainer) on the bundled model,
 or on a random one of its kind where the bundled model is absent.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks import _common as common
-from benchmarks._generation_ways import BATCHED, OURS, SINGLE, Conversations
+from benchmarks._generation_ways import BATCHED, OURS, SINGLE, Conversations, together
 from benchmarks._models import SIZES, random_llama
 
 
@@ -56,8 +56,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     results = [_measure(args, model, tokens) for tokens in args.chunk_tokens]
     if results:
         _print_conversations(args, results)
+    several = _measure_chunks(args, model, args.chunk_tokens[0]) if results else {}
     split = _training_run(args) if args.steps else {}
-    return common.finish(args, {**facts, "results": results, "training_run": split})
+    return common.finish(
+        args, {**facts, "results": results, "several_chunks": several, "training_run": split}
+    )
 
 
 def _print_conversations(args: Any, results: list[dict[str, Any]]) -> None:
@@ -127,6 +130,44 @@ def _measure(args: Any, model: Any, chunk_tokens: int) -> dict[str, Any]:
             for name, s in samples.items()
         },
     }
+
+
+def _measure_chunks(args: Any, model: Any, chunk_tokens: int) -> dict[str, Any]:
+    """The same conversations about several chunks, in one batch and chunk by chunk."""
+    several = [
+        Conversations(
+            model,
+            chunk_tokens=chunk_tokens,
+            count=max(2, args.conversations // 4),
+            question_tokens=args.question_tokens,
+            answer_tokens=args.answer_tokens,
+            prompt_tokens=(16, 32),
+        )
+        for _ in range(4)
+    ]
+    ways: dict[str, Callable[[], Any]] = {
+        "in one batch": lambda: together(several),
+        "chunk by chunk": lambda: [each.ours() for each in several],
+    }
+    found = [way() for way in ways.values()]
+    same = sum(a == b for x, y in zip(*found, strict=True) for a, b in zip(x, y, strict=True))
+    count = sum(each.count for each in several)
+    if args.device == "cpu" and same < 0.75 * count:
+        raise AssertionError(f"only {same} of {count} conversations agree: the ways do not do the same work")
+    samples = common.alternate(ways, repeats=args.repeats, device=args.device)
+    clock, first = common.clock_of(args.device), samples["in one batch"]
+    rates = {name: count / common.median_s(s, clock) for name, s in samples.items()}
+    common.print_table(
+        f"**LocalTeacher, {len(several)} chunks of {chunk_tokens:,} tokens**: {args.size} Llama, "
+        f"{several[0].count} conversations about each, prompts of 16 to 32 tokens; rates by {clock} seconds, median of "
+        f"{args.repeats}.",
+        ("", "conversations/s", "× one batch, wall", "× one batch, CPU"),
+        [
+            (name, f"{rates[name]:.2f}", *(f"{common.ratio(s, first, by):.2f}" for by in ("wall", "cpu")))
+            for name, s in samples.items()
+        ],
+    )
+    return {"chunks": len(several), "chunk_tokens": chunk_tokens, "conversations_per_s": rates}
 
 
 def _training_run(args: Any) -> dict[str, Any]:

@@ -110,12 +110,16 @@ def flash_forward(
     causal: bool,
     *,
     packing: Packing | None = None,
+    used: Tensor | None = None,
     window: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`attend` by CUDA's flash attention, which reads grouped heads as they are.
 
     Args:
         packing: of a single row; None for rows that are one sequence each.
+        used: [sequences], int32, how many keys each sequence of ``packing`` reads. Then ``cum_seq_k`` says where each one's keys
+            begin, in any order, several may begin at one, and ``max_k`` need only be no less than any of ``used``. The
+            log-sum-exp of a sequence without keys is inf.
         window: a causal query sees its last ``window`` keys, itself among them; None for all. The last query of a sequence
             stands at its last key.
     """
@@ -124,6 +128,7 @@ def flash_forward(
         *(*tensors, *(packing or (None, None, query.shape[2], key.shape[2])), 0.0, causal, False),
         scale=scale,
         window_size_left=None if window is None else window - 1,
+        seqused_k=used,
     )
     return _heads_first(out, packing), lse if packing is None else lse[None]
 

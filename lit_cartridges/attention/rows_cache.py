@@ -1,11 +1,12 @@
-"""The own keys and values of rows that enter and leave a batch at any time, each at a place of its own.
+"""The own keys and values of rows that enter and leave a batch at any time, each in a line of its own.
 
-Behind prefixes that are kept elsewhere (`rows_reading`), a row's own tokens lie at the places 0, 1, … of its line:
+Behind prefixes that are kept elsewhere (`rows_reading`, `pooled_reading`), a row's own tokens lie at the places 0, 1, … of
+its line:
 
-    layer's keys, values [rows, kv_heads, places, head_dim]
+    layer's keys, values [lines, places, kv_heads, head_dim]
 
 A forward call writes either one token of every row, or the prompts of new rows packed one after the other. It is written in
-place: nothing is copied for a token, and for a row that leaves, one row moves.
+place: nothing is copied for a token, and for a row that leaves, one line moves, or none.
 """
 
 from __future__ import annotations
@@ -18,60 +19,65 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-_MORE_TOKENS = 64  # room that is added at once
+_MORE_TOKENS = 64  # room that is added at least
 
 
 @dataclass
 class _Writing:
-    """Where the tokens of the call to come lie: rows and places [tokens] each; and how far the rows then reach."""
+    """Where the tokens of the call to come lie: lines and places [tokens] each; and the lines and places that they see."""
 
-    rows: Tensor
+    lines: Tensor
     places: Tensor
-    reach: int | None
+    seen: tuple[int, int] | None
 
 
 class RowsCache(Cache):
-    """See the module. Before every forward call, `reserve` room and say by `write` where its tokens lie."""
+    """See the module. Before every forward call, `reserve` room and say by `write` where its tokens lie.
+
+    ``version`` counts how often the tensors have been made anew.
+    """
 
     def __init__(self, num_layers: int) -> None:
-        self._room = [0, 0]
-        self._rows_layers = [_RowsLayer(self._room) for _ in range(num_layers)]
+        self.lines = self.places = self.version = 0
+        self._rows_layers = [_RowsLayer(self) for _ in range(num_layers)]
         super().__init__(layers=list(self._rows_layers))
 
-    def reserve(self, rows: int, tokens: int, *, most: int) -> None:
-        """Make room for so many rows of so many tokens, of which there will never be more than ``most``; what is there stays."""
-        if rows <= self._room[0] and tokens <= self._room[1]:
+    def reserve(self, lines: int, tokens: int, *, most: int) -> None:
+        """Make room for so many lines of so many tokens, of which there will never be more than ``most``; what is there
+        stays."""
+        if lines <= self.lines and tokens <= self.places:
             return
-        if tokens > self._room[1]:
-            # By more than is needed, since growing copies everything.
-            self._room[1] = max(tokens, min(most, max(tokens + tokens // 4, tokens + _MORE_TOKENS)))
-        self._room[0] = max(rows, self._room[0])
+        if tokens > self.places:
+            # Twice as much as is needed, since growing copies everything.
+            self.places = max(tokens, min(most, max(2 * tokens, tokens + _MORE_TOKENS)))
+        self.lines = max(lines, self.lines)
+        self.version += 1
         for layer in self._rows_layers:
             layer.grow()
 
-    def write(self, rows: Tensor, places: Tensor, *, reach: int | None = None) -> None:
+    def write(self, lines: Tensor, places: Tensor, *, seen: tuple[int, int] | None = None) -> None:
         """Where the next call's tokens lie.
 
         Args:
-            rows, places: int64 [tokens].
-            reach: one token of each of the first rows, which then see the places below this; None for packed prompts, which
+            lines, places: int64 [tokens].
+            seen: one token of every row, which then see the first of so many lines and places; None for packed prompts, which
                 see themselves alone.
         """
-        writing = _Writing(rows, places, reach)
+        writing = _Writing(lines, places, seen)
         for layer in self._rows_layers:
             layer.writing = writing
 
     def move(self, sources: Sequence[int], targets: Sequence[int], tokens: int) -> None:
-        """The first ``tokens`` of the rows ``sources`` become those of the rows ``targets``, all at once."""
+        """The first ``tokens`` of the lines ``sources`` become those of the lines ``targets``, all at once."""
         if sources:
             for layer in self._rows_layers:
                 layer.move(list(sources), list(targets), tokens)
 
 
 class _RowsLayer(DynamicLayer):
-    def __init__(self, room: list[int]) -> None:
+    def __init__(self, cache: RowsCache) -> None:
         super().__init__()
-        self.room = room
+        self.room = cache
         self.writing: _Writing | None = None
 
     def get_seq_length(self) -> int:
@@ -82,27 +88,27 @@ class _RowsLayer(DynamicLayer):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys, self.values = (self._empty(x) for x in (key_states, value_states))
+        self.keys, self.values = (self._empty(x, x.shape[1], x.shape[3]) for x in (key_states, value_states))
         self.is_initialized = True
 
-    def _empty(self, like: Tensor) -> Tensor:
-        # Zeros, since what is hidden still weighs 0 times its value.
-        return like.new_zeros(self.room[0], like.shape[1], self.room[1], like.shape[3])
+    def _empty(self, like: Tensor, kv_heads: int, width: int) -> Tensor:
+        # Zeros, since what a mask hides still weighs 0 times its value.
+        return like.new_zeros(self.room.lines, self.room.places, kv_heads, width)
 
     def grow(self) -> None:
         if not self.is_initialized:
             return
         for name in ("keys", "values"):
             old: Any = getattr(self, name)
-            new = self._empty(old)
-            new[: old.shape[0], :, : old.shape[2]] = old
+            new = self._empty(old, *old.shape[2:])
+            new[: old.shape[0], : old.shape[1]] = old
             setattr(self, name, new)
 
     def move(self, sources: list[int], targets: list[int], tokens: int) -> None:
         if self.is_initialized:
             for side in (self.keys, self.values):
                 assert isinstance(side, Tensor)
-                held = side[:, :, :tokens]
+                held = side[:, :tokens]
                 held[targets] = held[sources]
 
     def update(
@@ -111,11 +117,11 @@ class _RowsLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.writing is not None
-        reach, own = self.writing.reach, []
-        rows, places = (x.to(key_states.device) for x in (self.writing.rows, self.writing.places))
+        seen, own = self.writing.seen, []
+        lines, places = (x.to(key_states.device) for x in (self.writing.lines, self.writing.places))
         for side, new in ((self.keys, key_states), (self.values, value_states)):
             assert isinstance(side, Tensor)
-            tokens = new[0].transpose(0, 1) if reach is None else new[:, :, 0]  # [tokens, kv_heads, head_dim]
-            side[rows, :, places] = tokens.to(side.dtype)
-            own.append(new if reach is None else side[: len(new), :, :reach])
+            tokens = new[0].transpose(0, 1) if seen is None else new[:, :, 0]  # [tokens, kv_heads, head_dim]
+            side[lines, places] = tokens.to(side.dtype)
+            own.append(new if seen is None else side[: seen[0], : seen[1]].transpose(1, 2))
         return own[0], own[1]

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from lit_cartridges.attention.extras import cached_heads, known_extras
-from lit_cartridges.attention.kernels import additive_mask
+from lit_cartridges.attention.kernels import additive_mask, takes_flash
 from lit_cartridges.attention.merged import with_sinks
 from lit_cartridges.attention.parts import PackedPart, PrefixPart, RowsPart, SlicedPart
 from lit_cartridges.attention.plain import merged_outputs
 from lit_cartridges.attention.readers import LayerCall
+from lit_cartridges.attention.varlen import VarlenPart, cum_seq_of
 
 Prefix = tuple[Sequence[Tensor], Sequence[Tensor]]
 """Keys and values, per layer [kv_heads, prefix_tokens, head_dim]."""
@@ -66,9 +67,9 @@ class _RowsCall:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: LayerCall) -> Tensor:
         """See `CallReader`."""
         extras, packed = known_extras(call), self.reading.lengths is not None
-        out, lse = self._own_part(query, key, call.window).attend(
-            query, key, value, call.scale, extras.softcap
-        )
+        flash = packed and takes_flash(query, key, value, extras.softcap)
+        own = self._own_part(query, key, call.window, flash=flash)
+        out, lse = own.attend(query, key, value, call.scale, extras.softcap)
         out, start = out.to(lse.dtype), 0
         for prefix, tokens in self.reading.runs:
             run, start = slice(start, start + tokens), start + tokens
@@ -85,12 +86,15 @@ class _RowsCall:
             out, _ = with_sinks(out, lse, extras.sinks)
         return out.to(query.dtype)
 
-    def _own_part(self, query: Tensor, key: Tensor, window: int | None) -> Any:
-        """How a row's own tokens see each other."""
+    def _own_part(self, query: Tensor, key: Tensor, window: int | None, *, flash: bool) -> Any:
+        """How a row's own tokens see each other; ``flash``: packed ones by flash attention."""
         if window not in self._own:
             lengths = self.reading.lengths
             if lengths is None:
                 self._own[window] = RowsPart(causal=False, mask=self._own_mask(query, key, window))
+            elif flash:
+                cum_seq = cum_seq_of(lengths).to(query.device, non_blocking=True)
+                self._own[window] = VarlenPart.of_lengths(lengths, cum_seq, window=window)
             elif query.device.type == "cpu":
                 self._own[window] = SlicedPart(lengths, window)
             else:

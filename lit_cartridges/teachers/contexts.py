@@ -6,15 +6,13 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from lit_cartridges.attention.prefill import prefill
+from lit_cartridges.attention.prefix_pool import KeysAndValues, PrefixPool
 from lit_cartridges.cascade import cascade_prefill
 from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.models.position_limit import max_positions
-
-KeysAndValues = tuple[list[Tensor], list[Tensor]]
 
 
 class Context(NamedTuple):
@@ -29,11 +27,15 @@ class Contexts:
 
     Args:
         cascade: what they are streamed through where it must be; see `LocalTeacher`.
+
+    Attributes:
+        pool: where they lie side by side, for readers that need that (`attention.pooled_reading`); None for each by itself.
     """
 
     def __init__(self, cascade: CascadeOptions | None) -> None:
         self.cascade = self.expected_options = cascade
         self.expected: tuple[int, ...] = ()
+        self.pool: PrefixPool[Context] | None = None
         self.forget()
 
     def expect(self, ids: tuple[int, ...], *, opening_tokens: int) -> None:
@@ -43,15 +45,26 @@ class Contexts:
             self.expected_options = self.cascade.keeping(opening_tokens)
 
     def forget(self) -> None:
-        """Give back all keys and values."""
-        self._read: dict[Context, KeysAndValues] = {}
+        """Give back all keys and values, and keep the pool's place."""
+        if self.pool is not None:
+            self.pool.clear()
+        self._read: dict[Context, KeysAndValues | None] = {}  # None: in the pool
+        self._wanted: dict[object, frozenset[Context]] = {}
         # What the cascade kept: of the corpus, and so of use for all chunks; or of the last chunk that was too long.
         self._kept: tuple[tuple[int, ...], KeysAndValues] | None = None
 
-    def keep(self, contexts: Collection[Context]) -> None:
-        """Give back those of others, but of the one that was read last: answers follow the questions."""
-        last = next(reversed(self._read), None)
-        self._read = {at: read for at, read in self._read.items() if at in contexts or at == last}
+    def keep(self, contexts: Collection[Context], reader: object) -> None:
+        """Give back what neither ``reader`` nor another one wants, but the one that was read last: answers follow the
+        questions."""
+        self._wanted[reader] = frozenset(contexts)
+        wanted = frozenset().union(*self._wanted.values(), [next(reversed(self._read), None)])
+        for context in [at for at in self._read if at not in wanted]:
+            if self._read.pop(context) is None and self.pool is not None:
+                self.pool.drop(context)
+
+    def release(self, reader: object) -> None:
+        """It wants nothing any more."""
+        self._wanted.pop(reader, None)
 
     def of(self, model: PreTrainedModel, ids: tuple[int, ...], needed_tokens: int) -> Context:
         """How ``ids`` are read in front of so many tokens."""
@@ -76,8 +89,15 @@ class Contexts:
         if context not in self._read:
             streamed, whole = context.ids[: context.streamed_tokens], context.ids[context.streamed_tokens :]
             kept = self._streamed(model, streamed) if streamed else None
-            self._read[context] = prefill(model, whole, behind=kept) if whole or kept is None else kept
-        return self._read[context]
+            read = prefill(model, whole, behind=kept) if whole or kept is None else kept
+            if self.pool is not None:
+                self.pool.put(context, *read)
+            self._read[context] = read if self.pool is None else None
+        held = self._read[context]
+        if held is None:
+            assert self.pool is not None
+            return self.pool.views(context)
+        return held
 
     def _streamed(self, model: PreTrainedModel, ids: tuple[int, ...]) -> KeysAndValues:
         if self._kept is None or self._kept[0] != ids:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic
 
+from lit_cartridges.teachers.row import Row
 from lit_cartridges.teachers.row_batch import RowBatch
 from lit_cartridges.teachers.teacher import Completion, Request, T, Talk, TeacherError
-from lit_cartridges.teachers.token_choice import Row
 
 
 @dataclass(eq=False)
@@ -84,7 +84,7 @@ class ContinuousTalks(Generic[T]):
             self._go_on(opened, lambda talk=opened.talk: next(talk))  # type: ignore[misc]
             opened.size = len(opened.rows)
         contexts = {row.context for opened in self._open for row in opened.rows if row.context is not None}
-        self.batch.contexts.keep(contexts)
+        self.batch.contexts.keep(contexts, self.batch)
         if entering := [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]:
             self.batch.enter(entering)
 

@@ -28,9 +28,10 @@ from lit_cartridges.models.readable import unwrapped
 from lit_cartridges.settings import Count, checked
 from lit_cartridges.teachers.contexts import Contexts
 from lit_cartridges.teachers.continuous import ContinuousTalks
+from lit_cartridges.teachers.row import Row
 from lit_cartridges.teachers.row_batch import RowBatch
 from lit_cartridges.teachers.teacher import Completion, Request, Sampling, T, Talk, Teacher, TeacherError
-from lit_cartridges.teachers.token_choice import Row, makers_limits
+from lit_cartridges.teachers.token_choice import makers_limits
 
 
 class LocalTeacher(Teacher):
@@ -53,6 +54,7 @@ class LocalTeacher(Teacher):
         self.reads_any_length = cascade is not None
         self._model: PreTrainedModel | None = None
         self._contexts = Contexts(cascade)
+        self._idle: list[RowBatch] = []  # with its graphs, for the next time
 
     def expect_prefix(self, ids: Sequence[int], *, opening_tokens: int) -> None:
         """Stream these through the cascade, where there is one, with the opening among its sinks."""
@@ -74,11 +76,16 @@ class LocalTeacher(Teacher):
 
     def bind(self, model: Any, tokenizer: Any) -> None:
         """Take the frozen model. Prompts come as token ids, so no tokenizer is needed here."""
+        self.close()
         self._model = model
-        self._contexts.forget()
 
     def close(self) -> None:
-        """Forget all keys and values."""
+        """Give back all that is held on the device."""
+        self.forget()
+        self._idle, self._contexts.pool = [], None
+
+    def forget(self) -> None:
+        """Read every context anew from now on. What decoding has made, room and CUDA graphs, is kept for the next time."""
         self._contexts.forget()
 
     def complete(
@@ -105,7 +112,8 @@ class LocalTeacher(Teacher):
     def converse(self, talks: Iterable[Talk[T]]) -> Iterator[T]:
         """See `Teacher.converse`; the prompts of all talks share one batch."""
         model = self._bound()
-        batch = RowBatch(model, self._contexts, stop_token_ids=self.stop_token_ids)
+        batch = self._idle.pop() if self._idle else RowBatch(model, self._contexts)
+        batch.begin(self.stop_token_ids)
         results = ContinuousTalks(
             talks,
             batch,
@@ -113,17 +121,22 @@ class LocalTeacher(Teacher):
             max_rows=self.max_rows,
             alone=rotates_by_length(model.config),
         ).results()
-        while True:
-            # Left whenever a result is handed out: who takes it may use the model in other ways. Not in a caller's autocast: the
-            # model reads in the dtype that it was loaded in.
-            own = torch.autocast(model.device.type, enabled=False)
-            with torch.no_grad(), reads_prefixes(model), own:
-                try:
-                    while (result := next(results)) is None:
-                        pass
-                except StopIteration:
-                    return
-            yield result()
+        try:
+            while True:
+                # Left whenever a result is handed out: who takes it may use the model in other ways. Not in a caller's autocast:
+                # the model reads in the dtype that it was loaded in.
+                own = torch.autocast(model.device.type, enabled=False)
+                with torch.no_grad(), reads_prefixes(model), own:
+                    try:
+                        while (result := next(results)) is None:
+                            pass
+                    except StopIteration:
+                        return
+                yield result()
+        finally:
+            self._contexts.release(batch)
+            if batch.steps.pooled and self._contexts.pool is batch.steps.pool:
+                self._idle.append(batch)
 
     def _rows(self, request: Request, *, limited: bool) -> list[Row]:
         """The rows of a request; ``limited`` says that the model's makers limit what it may write.

@@ -1,135 +1,102 @@
 """Rows that are decoded together, each behind its own context, for as long as each needs.
 
-A step is one forward call over the next token of every row. New rows first read their prompts, but for the last token, packed
-into a call of their own. Rows of one context lie beside each other (`rows_reading`); the last rows of the contexts behind one
-that leaves move up, one for each context.
+New rows first read their prompts, but for the last token, packed into a call of their own; then `decoding_steps` gives every
+row a token at a time. Rows of one context lie beside each other. Where steps have static shapes, the tokens of one are read
+when the next has been launched, so that the device does not wait for Python; a row that has stopped is then decoded once
+more, for nobody.
 
-transformers' continuous batching (5.23) was looked at first. It gives the log-probability of the chosen token and not the
-top k, draws all rows from one generator, so that a reply depends on its batch, and shares a prefix by the tokens it is made
-of, where what a cascade kept is no prefill of any tokens. Hence this loop.
+transformers' continuous batching (read in 5.23) has a paged cache, prefixes found by their tokens, CUDA graphs, and a step's
+tokens read during the next one: an engine for a teacher that is greedy and records nothing. It gives the log-probability of
+the chosen token, after temperature, and not the top k; draws either all rows or none, from one generator, so that a reply depends
+on its batch; and reads no keys and values that come from elsewhere, a cartridge's or what a cascade kept. Hence this loop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from itertools import groupby
-from typing import Any
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from lit_cartridges.attention.cache_argument import cache_argument
-from lit_cartridges.attention.rows_cache import RowsCache
-from lit_cartridges.attention.rows_reading import Prefix, RowsReading
 from lit_cartridges.teachers.contexts import Contexts
-from lit_cartridges.teachers.token_choice import Row, TokenChoice
+from lit_cartridges.teachers.decoding_steps import DecodingSteps, Launched
+from lit_cartridges.teachers.row import Row
 
 _PROMPT_TOKENS = 4096  # read at once, so that memory is bounded; a longer prompt alone
 
 
 class RowBatch:
-    """To be used inside `reads_prefixes` and without gradients.
+    """To be used inside `reads_prefixes` and without gradients, after `begin`.
 
     Args:
         contexts: gives what rows read.
-        stop_token_ids: end a reply.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, contexts: Contexts, *, stop_token_ids: Collection[int]
-    ) -> None:
-        self.model: Any = model
-        self.contexts, self.stops = contexts, frozenset(stop_token_ids)
-        self._cache = RowsCache(model.config.get_text_config().num_hidden_layers)
+    def __init__(self, model: PreTrainedModel, contexts: Contexts) -> None:
+        self.contexts, self.steps = contexts, DecodingSteps(model, contexts)
         self.rows: list[Row] = []
-        self._ids: Tensor
-        self._places: Tensor
-        self._positions: Tensor
-        self._arrange()
+        self._launched: list[Launched] = []
+
+    def begin(self, stop_token_ids: Collection[int]) -> None:
+        """Be as new, but for what is kept at its address.
+
+        Args:
+            stop_token_ids: end a reply.
+        """
+        self._launched, self.rows, self.stops = [], [], frozenset(stop_token_ids)
+        self.steps.begin()
 
     def enter(self, rows: Sequence[Row]) -> None:
         """Take rows in and read their prompts."""
-        first = len(self.rows)
-        self._reserve([*self.rows, *rows], max(len(row.prompt) for row in rows))
         # Those that read what the last rows read go on beside them.
         last = self.rows[-1].context if self.rows else None
         order = list(dict.fromkeys([last, *(row.context for row in rows)]))
         rows = sorted(rows, key=lambda row: order.index(row.context))
+        self.steps.table.take(rows)
+        first = len(self.rows)
+        self.steps.reserve([*self.rows, *rows], max(len(row.prompt) for row in rows))
         pack: list[tuple[int, Row]] = []
         for at, row in enumerate(rows, start=first):
             if pack and sum(len(r.prompt) for _, r in pack) + len(row.prompt) > _PROMPT_TOKENS:
-                self._read_prompts(pack)
+                self.steps.read_prompts(pack)
                 pack = []
             if len(row.prompt) > 1:
-                pack.append((at, row))
+                pack.append((row.slot if self.steps.pooled else at, row))
         if pack:
-            self._read_prompts(pack)
-        self.rows = [*self.rows, *rows]
-        self._arrange()
+            self.steps.read_prompts(pack)
+        kept, self.rows = range(first), [*self.rows, *rows]
+        self.steps.arrange(self.rows, kept, rows)
 
     def step(self) -> list[tuple[Row, bool]]:
-        """Choose the next token of every row. Gives those that have left, and whether by a stop token."""
-        reach = 1 + max(row.place for row in self.rows)
-        self._reserve(self.rows, reach)
-        self._cache.write(self._numbers, self._places, reach=reach)
-        even = all(row.place == reach - 1 for row in self.rows)
-        reading = RowsReading(
-            runs=self._runs,
-            positions=self._positions,
-            furthest=max(row.read_tokens + row.place for row in self.rows),
-            places=None if even else self._places,
-        )
-        logits = self._called(self.model, self._ids[:, None], self._positions[:, None], reading).logits[:, -1]
-        self._ids = self._choice(logits.to(self._ids.device, torch.float32, copy=True))
-        self._places, self._positions = self._places + 1, self._positions + 1
-        ended: list[tuple[Row, bool]] = []
-        for row, token in zip(self.rows, self._ids.tolist(), strict=True):
-            row.reply.append(token)
-            if token in self.stops or len(row.reply) == row.max_new_tokens:
-                ended.append((row, token in self.stops))
+        """Launch the choice of every row's next token. Gives those that are known to have ended, and whether by a stop token."""
+        self._launched.append(self.steps.launch())
+        # Those that end by their length do so now: they have no place for a token more.
+        lags = self.steps.pooled and not self.steps.choice.limited
+        later = self._launched[-1:] if lags and all(r.launched < r.max_new_tokens for r in self.rows) else []
+        due = self._launched[: len(self._launched) - len(later)]
+        self._launched, ended = later, [end for launched in due for end in self._ends(launched)]
         if ended:
             self._leave({row for row, _ in ended})
         return ended
 
-    def _reserve(self, rows: Sequence[Row], tokens: int) -> None:
-        most = max(len(row.prompt) + row.max_new_tokens - 1 for row in rows)
-        self._cache.reserve(len(rows), tokens, most=most)
-
-    def _called(self, model: Any, ids: Any, positions: Any, reading: RowsReading) -> Any:
-        return model(
-            ids, position_ids=positions, **cache_argument(self._cache), use_cache=True, reading=reading
-        )
-
-    def _read_prompts(self, pack: Sequence[tuple[int, Row]]) -> None:
-        device, rows = self.model.device, [row for _, row in pack]
-        lengths = tuple(len(row.prompt) - 1 for row in rows)
-        numbers = [at for (at, _), length in zip(pack, lengths, strict=True) for _ in range(length)]
-        places = torch.cat([torch.arange(length) for length in lengths])
-        before = [row.read_tokens for row, length in zip(rows, lengths, strict=True) for _ in range(length)]
-        positions = (places + torch.tensor(before)).to(device)
-        self._cache.write(torch.tensor(numbers, device=device), places.to(device))
-        reading = RowsReading(
-            runs=self._runs_of(rows, lengths),
-            positions=positions,
-            furthest=max(row.read_tokens + length for row, length in zip(rows, lengths, strict=True)) - 1,
-            lengths=lengths,
-        )
-        ids = torch.tensor([[token for row in rows for token in row.prompt[:-1]]], device=device)
-        self._called(self.model.base_model, ids, positions[None], reading)
-
-    def _runs_of(self, rows: Sequence[Row], tokens: Sequence[int]) -> list[tuple[Prefix | None, int]]:
-        runs = groupby(zip(rows, tokens, strict=True), key=lambda pair: pair[0].context)
-        return [
-            (
-                None if context is None else self.contexts.read(self.model, context),
-                sum(count for _, count in run),
-            )
-            for context, run in runs
-        ]
+    def _ends(self, launched: Launched) -> list[tuple[Row, bool]]:
+        """Read a step. Rows that ended before it have been decoded for nobody."""
+        tokens, *top = launched.read()
+        ended = []
+        for at, row in enumerate(launched.rows):
+            if row.ended:
+                continue
+            row.reply.append(token := int(tokens[at]))
+            if row.top_k:
+                row.top.append((top[0][at, : row.top_k], top[1][at, : row.top_k]))
+            row.ended = token in self.stops or len(row.reply) == row.max_new_tokens
+            if row.ended:
+                ended.append((row, token in self.stops))
+        return ended
 
     def _leave(self, leaving: Collection[Row]) -> None:
-        """Rows that stay keep their contexts' order, and as many as can their places."""
+        """Rows that stay keep their contexts' order; lines move up where they must lie side by side, as few as can."""
+        self.steps.table.leave(list(leaving))
         staying = [
             [at for at, _ in run if self.rows[at] not in leaving]
             for _, run in groupby(enumerate(self.rows), key=lambda pair: pair[1].context)
@@ -146,18 +113,7 @@ class RowBatch:
                 if at != place:
                     sources.append(at)
                     targets.append(place)
-        self._cache.move(sources, targets, max((self.rows[at].place for at in sources), default=0))
+        if not self.steps.pooled:
+            self.steps.cache.move(sources, targets, max((self.rows[at].place for at in sources), default=0))
         self.rows = [self.rows[at] for at in order]
-        self._arrange()
-
-    def _arrange(self) -> None:
-        """What steps hand to the model, for the rows that are here now."""
-        self._ids = self._tensor([(row.prompt + row.reply)[-1] for row in self.rows])
-        self._places = self._tensor([row.place for row in self.rows])
-        self._positions = self._tensor([row.read_tokens + row.place for row in self.rows])
-        self._numbers = self._tensor(range(len(self.rows)))
-        self._runs = self._runs_of(self.rows, [1] * len(self.rows))
-        self._choice = TokenChoice(self.rows, self.model.device)
-
-    def _tensor(self, numbers: Sequence[int]) -> Tensor:
-        return torch.tensor(list(numbers), dtype=torch.long, device=self.model.device)
+        self.steps.arrange(self.rows, order, [])

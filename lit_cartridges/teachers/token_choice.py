@@ -3,114 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessorList, MinLengthLogitsProcessor, PreTrainedModel
 
-from lit_cartridges.conversations.top_logprobs import TopLogprobs
 from lit_cartridges.generation import greedy
-from lit_cartridges.teachers.contexts import Context
-from lit_cartridges.teachers.teacher import Completion
-
-
-@dataclass(eq=False)
-class Row:
-    """One prompt and the reply so far.
-
-    Args:
-        context: what it reads; None for nothing.
-        read_tokens: positions of that.
-        seed: of the reply, if it is sampled.
-        limits: what the model's makers forbid or force, if anything.
-    """
-
-    prompt: list[int]
-    context: Context | None
-    read_tokens: int
-    temperature: float
-    seed: int
-    max_new_tokens: int
-    top_k: int
-    min_mass: float
-    limits: LogitsProcessorList | None = None
-    reply: list[int] = field(default_factory=list)
-    top: list[tuple[NDArray[Any], NDArray[Any]]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        # A row's draws are its own, so that its reply does not depend on the rest of the batch.
-        draws = np.random.Generator(np.random.Philox(self.seed)) if self.temperature > 0 else None
-        self.uniforms = None if draws is None else draws.random(self.max_new_tokens)
-
-    @property
-    def place(self) -> int:
-        """Of the next token to be read, among the row's own."""
-        return len(self.prompt) - 1 + len(self.reply)
-
-    def completion(self, *, finished: bool) -> Completion:
-        """The reply as it is."""
-        top = None
-        if self.top_k:
-            ids, logprobs = (np.stack(side) for side in zip(*self.top, strict=True))
-            top = TopLogprobs.from_dense(ids, logprobs, min_mass=self.min_mass)
-        return Completion(np.asarray(self.reply, dtype=np.int32), top, finished)
+from lit_cartridges.teachers.row import Row
+from lit_cartridges.teachers.row_table import RowTable
 
 
 class TokenChoice:
-    """Chooses for these rows, in their order, until one of them leaves."""
+    """Chooses for these rows, in their order, until one of them leaves.
 
-    def __init__(self, rows: Sequence[Row], device: torch.device) -> None:
-        self.rows = rows
-        self._sampled = [row for row in rows if row.uniforms is not None]
-        self._recorded = [row for row in rows if row.top_k]
-        self._k = max((row.top_k for row in rows), default=0)
-        self._temperatures = torch.tensor([[row.temperature] for row in self._sampled], device=device)
-        self._at_sampled, self._at_recorded = (
-            None
-            if len(some) == len(rows)
-            else torch.tensor(
-                [i for i, row in enumerate(rows) if row in some], device=device, dtype=torch.long
-            )
-            for some in (set(self._sampled), set(self._recorded))
-        )
+    Args:
+        picks: compute for those rows alone that need it, which makes shapes depend on them.
+    """
 
-    def __call__(self, scores: Tensor) -> Tensor:
-        """Token ids [rows] from fp32 scores [rows, vocabulary]."""
+    def __init__(self, rows: Sequence[Row], device: torch.device, *, picks: bool) -> None:
+        self.rows, self._picks = rows, picks
+        self.limited = any(row.limits is not None for row in rows)
+        self.top_k = max((row.top_k for row in rows), default=0)
+        self.draws, self._at_drawn = _which([row.temperature > 0 for row in rows], device, picks=picks)
+        _, self._at_recorded = _which([row.top_k > 0 for row in rows], device, picks=picks)
+
+    @property
+    def kind(self) -> tuple[int, bool]:
+        """What of it decides which operators it is."""
+        return self.top_k, self.draws
+
+    def __call__(self, scores: Tensor, table: RowTable) -> Tensor:
+        """Token ids [rows] from fp32 scores [rows, vocabulary]; what is recorded of them goes to ``table``."""
+        if self.limited:
+            scores = self._within_limits(scores.clone())
+        if self.top_k:
+            self._record(scores, table)
+        chosen = scores.argmax(-1)
+        if not self.draws:
+            return chosen
+        if self._at_drawn is not None:
+            chosen[self._at_drawn] = self._drawn(scores[self._at_drawn], table, self._at_drawn)
+            return chosen
+        return self._drawn(scores, table, None, None if self._picks else chosen)
+
+    def _within_limits(self, scores: Tensor) -> Tensor:
         for i, row in enumerate(self.rows):
             if row.limits is not None:
                 read = torch.tensor([row.prompt + row.reply], device=scores.device)
                 scores[i : i + 1] = row.limits(read, scores[i : i + 1])  # type: ignore[arg-type]
-        if self._recorded:
-            self._record(scores if self._at_recorded is None else scores[self._at_recorded])
-        if not self._sampled:
-            return scores.argmax(-1)
-        if self._at_sampled is None:
-            return self._drawn(scores)
-        chosen = scores.argmax(-1)
-        chosen[self._at_sampled] = self._drawn(scores[self._at_sampled])
-        return chosen
+        return scores
 
-    def _record(self, scores: Tensor) -> None:
+    def _record(self, scores: Tensor, table: RowTable) -> None:
         """The k most likely tokens, at temperature 1."""
-        top = scores.topk(self._k, dim=-1)
-        logprobs = (top.values - scores.logsumexp(-1, keepdim=True)).cpu().numpy()
-        ids = top.indices.cpu().numpy()
-        for row, row_ids, row_logprobs in zip(self._recorded, ids, logprobs, strict=True):
-            row.top.append((row_ids[: row.top_k], row_logprobs[: row.top_k]))
+        at = self._at_recorded
+        scores = scores if at is None else scores[at]
+        top = scores.topk(self.top_k, dim=-1)
+        logprobs = top.values - scores.logsumexp(-1, keepdim=True)
+        for held, new in zip(table.top(self.top_k), (top.indices, logprobs), strict=True):
+            if at is None:
+                held.copy_(new)
+            else:
+                held[at] = new
 
-    def _drawn(self, scores: Tensor) -> Tensor:
-        uniforms = torch.tensor(
-            [[row.uniforms[len(row.reply)]] for row in self._sampled if row.uniforms is not None],
-            dtype=torch.float64,
-            device=scores.device,
-        )
-        cumulative = (scores / self._temperatures).softmax(-1).double().cumsum(-1)
-        chosen = torch.searchsorted(cumulative, uniforms * cumulative[:, -1:], right=True)
-        return chosen.clamp(max=scores.shape[-1] - 1)[:, 0]
+    def _drawn(
+        self, scores: Tensor, table: RowTable, at: Tensor | None, likeliest: Tensor | None = None
+    ) -> Tensor:
+        """By each row's own numbers; ``likeliest`` [rows] where its temperature is 0."""
+        slots, drawn = table.now.slots, table.now.drawn
+        slots, drawn = (slots, drawn) if at is None else (slots[at], drawn[at])
+        temperatures = table.temperatures[slots][:, None]
+        warm = temperatures if likeliest is None else temperatures.masked_fill(temperatures == 0, 1)
+        cumulative = (scores / warm).softmax(-1).double().cumsum(-1)
+        reached = table.uniforms[slots, drawn][:, None] * cumulative[:, -1:]
+        chosen = torch.searchsorted(cumulative, reached, right=True).clamp(max=scores.shape[-1] - 1)[:, 0]
+        return chosen if likeliest is None else torch.where(temperatures[:, 0] > 0, chosen, likeliest)
+
+
+def _which(rows: Sequence[bool], device: torch.device, *, picks: bool) -> tuple[bool, Tensor | None]:
+    """Whether any, and the places of those; None for all of them."""
+    if not picks or all(rows) or not any(rows):
+        return any(rows), None
+    return True, torch.tensor([i for i, one in enumerate(rows) if one], device=device)
 
 
 def makers_limits(

@@ -21,11 +21,17 @@ BACKWARD = torch.ops.aten._flash_attention_backward.default
 
 
 class CudaFlash(TorchDispatchMode):
-    """``calls`` holds each call's operator and its arguments by name."""
+    """``calls`` holds each call's operator and its arguments by name.
 
-    def __init__(self) -> None:
+    Args:
+        wide: take fp32 too, so that what is read can be compared exactly.
+    """
+
+    def __init__(self, *, wide: bool = False) -> None:
         super().__init__()
+        self.dtypes = (torch.float16, torch.bfloat16, *([torch.float32] if wide else []))
         self.calls: list[tuple[Any, dict[str, Any]]] = []
+        self.answering = False
 
     def of(self, operator: Any) -> list[dict[str, Any]]:
         return [arguments for called, arguments in self.calls if called is operator]
@@ -38,14 +44,16 @@ class CudaFlash(TorchDispatchMode):
         self.calls.append((func, given))
         if given["query"].device.type == "meta":
             return func(*args, **(kwargs or {}))
-        return _forward(given) if func is FORWARD else _backward(given)
+        assert given["query"].dtype in self.dtypes, "FlashAttention only support fp16 and bf16 data type"
+        self.answering = True
+        try:
+            return _forward(given) if func is FORWARD else _backward(given)
+        finally:
+            self.answering = False
 
 
 def _refuse(given: dict[str, Any], *others: Tensor) -> None:
     query, key, value = (given[name] for name in ("query", "key", "value"))
-    assert query.dtype in (torch.float16, torch.bfloat16), (
-        "FlashAttention only support fp16 and bf16 data type"
-    )
     packed = given["cum_seq_q"] is not None
     for x in (query, key, value, *others):
         assert x.ndim == (3 if packed else 4)
@@ -65,18 +73,33 @@ def _refuse(given: dict[str, Any], *others: Tensor) -> None:
     if not packed:
         assert given["cum_seq_k"] is None and most == (query.shape[1], key.shape[1])
         return
+    used = given.get("seqused_k")
     for cum_seq, longest, tokens in zip(("cum_seq_q", "cum_seq_k"), most, (query, key), strict=True):
         ends = given[cum_seq]
         assert ends.dtype == torch.int32, f"{cum_seq} must have dtype int32"
         assert ends.is_contiguous() and ends.ndim == 1
-        assert ends[0] == 0 and ends[-1] == len(tokens) and ends.diff().max() == longest, "read elsewhere"
+        assert len(ends) == len(given["cum_seq_q"]), "cu_seqlens must have shape (batch_size + 1)"
+        if used is None:
+            assert ends[0] == 0 and ends[-1] == len(tokens) and ends.diff().max() == longest, "read elsewhere"
+        elif cum_seq == "cum_seq_q":
+            assert ends[0] == 0 and ends[-1] == len(tokens) and ends.diff().min() >= 0, "read elsewhere"
+            assert ends.diff().max() <= longest, "queries beyond max_q are left out"
+        else:
+            assert used.dtype == torch.int32 and used.shape == (len(ends) - 1,) and used.is_contiguous()
+            assert used.min() >= 0 and used.max() <= longest, "read elsewhere"
+            assert ends[:-1].min() >= 0 and (ends[:-1] + used).max() <= len(tokens), "read elsewhere"
 
 
 def _sequences(given: dict[str, Any], name: str) -> list[Tensor]:
     """Per sequence [T, heads, D], in fp64."""
     x: Tensor = given[name].double()
     side = "cum_seq_k" if name in ("key", "value") else "cum_seq_q"
-    return list(x) if given[side] is None else list(x.split(given[side].diff().tolist()))
+    if given[side] is None:
+        return list(x)
+    if side == "cum_seq_k" and given.get("seqused_k") is not None:
+        starts, used = given[side].tolist(), given["seqused_k"].tolist()
+        return [x[start : start + n] for start, n in zip(starts, used, strict=False)]
+    return list(x.split(given[side].diff().tolist()))
 
 
 def _joined(given: dict[str, Any], sequences: list[Tensor], dim: int) -> Tensor:
@@ -101,6 +124,10 @@ def _forward(given: dict[str, Any]) -> tuple[Any, ...]:
     _refuse(given)
     outs, lses = [], []
     for query, key, value in zip(*(_sequences(given, x) for x in ("query", "key", "value")), strict=True):
+        if len(key) == 0:
+            outs.append(torch.zeros_like(query))
+            lses.append(torch.full((query.shape[1], len(query)), torch.inf, dtype=torch.float64))
+            continue
         scores = _scores(given, query, key)
         wide = value.repeat_interleave(query.shape[1] // value.shape[1], 1)
         outs.append(torch.einsum("htm,mhd->thd", scores.softmax(-1), wide))

@@ -82,6 +82,34 @@ def test_on_the_meta_device_they_run_with_what_we_hand_them(dtype, packed, heads
     assert (len(mode.of(FORWARD)), len(mode.of(BACKWARD))) == (1, 1)
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_sequences_read_keys_from_anywhere_and_as_many_as_are_said(device):
+    """What a device counts: in any order, twice, none, and queries that read none."""
+    queries, begin, used = [0, 2, 3, 3, 5], [7, 0, 4, 7, 0], [3, 4, 0, 0]
+    query, key, value = (torch.randn(1, 2, n, 16).bfloat16().to(device) for n in (5, 10, 10))
+    ends = (torch.tensor(x, dtype=torch.int32, device=device) for x in (queries, begin))
+    with CudaFlash() as mode:
+        out, lse = flash_forward(
+            *(query, key, value, 0.3, False),
+            packing=Packing(*ends, 5, 10),
+            used=torch.tensor(used, dtype=torch.int32, device=device),
+        )
+    assert (out.shape, lse.shape) == (query.shape, (1, 2, 5)) and mode.of(FORWARD)[0]["max_k"] == 10
+    if device == "meta":
+        return
+    for first, last, start, count in zip(queries, queries[1:], begin, used, strict=False):
+        there = slice(start, start + count)
+        scores = query[0, :, first:last].double() @ key[0, :, there].double().transpose(1, 2) * 0.3
+        expected = scores.softmax(-1) @ value[0, :, there].double()
+        torch.testing.assert_close(out[0, :, first:last].double(), expected, atol=1e-2, rtol=0)
+        if count:
+            torch.testing.assert_close(
+                lse[0, :, first:last].double(), scores.logsumexp(-1), atol=1e-5, rtol=0
+            )
+        else:
+            assert bool((lse[0, :, first:last] == torch.inf).all())
+
+
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_rows_behind_a_prefix_train_by_them(flash, dtype):
     tensors = draw(3, 6, 6, 9, dtype)

@@ -28,7 +28,9 @@ def test_it_is_a_list_of_rows_that_grow_move_and_are_written_over():
     def step() -> None:
         reach = 1 + max(row.shape[1] for row in rows)
         cache.reserve(len(rows), reach, most=200)
-        cache.write(torch.arange(len(rows)), torch.tensor([row.shape[1] for row in rows]), reach=reach)
+        cache.write(
+            torch.arange(len(rows)), torch.tensor([row.shape[1] for row in rows]), seen=(len(rows), reach)
+        )
         token = torch.randn(len(rows), 3, 1, 4)
         rows[:] = [torch.cat([row, one], dim=1) for row, one in zip(rows, token, strict=True)]
         for layer in range(2):
@@ -60,4 +62,5 @@ def test_it_makes_no_more_room_than_will_be_needed():
         cache.reserve(2, 5 if most == 9 else 10, most=most)
         cache.write(torch.tensor([0]), torch.tensor([0]))
         cache.update(torch.ones(1, 3, 1, 4), torch.ones(1, 3, 1, 4), 0)
-        assert cache.layers[0].keys.shape == (2, 3, room, 4)
+        assert cache.layers[0].keys.shape == (2, room, 3, 4)
+    assert cache.version == 2

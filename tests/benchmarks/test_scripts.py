@@ -147,6 +147,7 @@ def test_generation_throughput(tmp_path):
     (result,) = figures["results"]
     assert result["same_conversations"] == 1.0
     assert len(result["ways"]) == 3 and figures["settings"]["one_by_one"] == 1
+    assert all(rate > 0 for rate in figures["several_chunks"]["conversations_per_s"].values())
 
 
 @pytest.mark.slow

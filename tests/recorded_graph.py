@@ -1,0 +1,77 @@
+"""A CUDA graph's part on machines without one: the operators of a step, done again on the same tensors, without its Python.
+
+What a step took from Python, be it a number, a length or a tensor that is not at its old address, is what it was when the step
+was recorded, as in a graph. So a step that is replayed wrongly gives wrong tokens here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class RecordedGraph(TorchDispatchMode):
+    """``calls`` holds each operator with its arguments and what it gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+        self._before: dict[int, tuple[Any, Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for argument, x in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                storage = x.untyped_storage()
+                self._before.setdefault(storage.data_ptr(), (storage, storage.clone()))
+        given = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, given))
+        return given
+
+    def undo(self) -> None:
+        """What the step wrote is what it was, since nothing happens while a graph is captured."""
+        for storage, before in self._before.values():
+            storage.copy_(before)
+
+    def replay(self) -> None:
+        for func, args, kwargs, before in self.calls:
+            given = func(*args, **kwargs)
+            for result, old, new in zip(
+                func._schema.returns, tree_leaves(before), tree_leaves(given), strict=False
+            ):
+                if result.alias_info is None and isinstance(old, torch.Tensor):
+                    assert old.shape == new.shape
+                    old.copy_(new)
+
+    def signature(self) -> list[tuple[Any, ...]]:
+        """Each operator with its numbers, and the shapes of its tensors and the addresses of those that it found there."""
+        made: set[int] = set()
+        told = []
+        for func, args, kwargs, given in self.calls:
+            leaves = tree_leaves((args, kwargs))
+            told.append((func, *(self._told(x, made) for x in leaves)))
+            if not func.is_view:
+                found = {x.untyped_storage().data_ptr() for x in leaves if isinstance(x, torch.Tensor)}
+                made |= {
+                    x.untyped_storage().data_ptr() for x in tree_leaves(given) if isinstance(x, torch.Tensor)
+                } - found
+        return told
+
+    @staticmethod
+    def _told(x: Any, made: set[int]) -> Any:
+        if not isinstance(x, torch.Tensor):
+            return x
+        there = None if x.untyped_storage().data_ptr() in made else x.data_ptr()
+        return x.dtype, tuple(x.shape), x.stride(), there
+
+
+def recorded(step: Callable[[], None], pool: Any) -> Callable[[], None]:
+    """As `step_graphs.captured`."""
+    graph = RecordedGraph()
+    with graph:
+        step()
+    graph.undo()
+    return graph.replay
