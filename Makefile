@@ -33,7 +33,8 @@ help: ## list the targets and their variables
 
 install: $(STAMP) ## build .venv with the package, editable, and all that its tests need
 
-# torch first: a torch that is already there (VENV_ARGS) stays, and the constraint on it becomes its own version.
+# torch first: a torch that is already there (VENV_ARGS) stays, and the constraint on it becomes its own version; it says itself
+# which triton it needs.
 $(STAMP): pyproject.toml constraints.txt
 	@if [ ! -x $(PY) ]; then \
 	  [ -n "$(PYTHON)" ] || { echo "lit_cartridges needs Python 3.11 or newer; none was found. Set PYTHON=/path/to/python" >&2; exit 1; }; \
@@ -43,7 +44,8 @@ $(STAMP): pyproject.toml constraints.txt
 	fi
 	@cp constraints.txt $(VENV)/constraints.txt
 	@if torch=$$($(PY) -c 'from importlib.metadata import version; print(version("torch"))' 2>/dev/null); then \
-	  sed -i "s/^torch==.*/torch==$$torch/" $(VENV)/constraints.txt; fi
+	  sed -i "s/^torch==.*/torch==$$torch/" $(VENV)/constraints.txt; \
+	  [ "$${torch%%+*}" = "$$(sed -n 's/^torch==//p' constraints.txt)" ] || sed -i '/^triton==/d' $(VENV)/constraints.txt; fi
 	$(PY) -m pip install --quiet -c $(VENV)/constraints.txt setuptools torch
 	$(PY) -m pip install --quiet -c $(VENV)/constraints.txt --no-build-isolation -e '.[test]'
 	@touch $@

@@ -2,7 +2,8 @@
 
 Decoding: a cascading KV cache, whose size does not depend on L, against the unmodified model with all L tokens in its cache
 (SDPA). The cascade has really read them; the dense cache is filled with random numbers, since its speed does not depend on
-what it holds.
+what it holds. "by columns" is the cascade with single tokens read like strides, which copies all that is held; on CUDA the
+cascade's own step is captured in a graph before it is timed.
 
 Scores: attention of one stride to a full cache and itself in one layer. "ours" gives output and scores from one softmax;
 "no scores" is SDPA with the same mask, and gives the output alone; "second softmax" is SDPA, and the probabilities once
@@ -12,6 +13,8 @@ more for the scores. Outputs and scores are compared before anything is timed.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,11 +24,17 @@ from transformers import DynamicCache
 from benchmarks import _common as common
 from benchmarks._models import SIZES, random_llama, random_prefix
 from lit_cartridges.attention.cache_argument import cache_argument
-from lit_cartridges.cascade import CascadingCache, cascade_prefill, reads_cascades
+from lit_cartridges.cascade import (
+    CascadingCache,
+    DecodingStep,
+    cascade_prefill,
+    reads_cascades,
+)
+from lit_cartridges.cascade.cascade_layer import CascadeLayer
 from lit_cartridges.cascade.chunk_attention import ChunkLayout
 from lit_cartridges.cascade.triton_attention import attend_here
 
-OURS, DENSE = "cascade", "dense (SDPA)"
+OURS, COLUMNS, DENSE = "cascade", "by columns", "dense (SDPA)"
 NO_SCORES, SECOND = "no scores (SDPA)", "second softmax"
 
 
@@ -54,15 +63,26 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     common.print_table(
         f"**Decoding**: {args.size} Llama, cache of {args.total_tokens} tokens in {args.cascades} sub-caches, one row; {clock} "
         f"milliseconds per token, {args.new_tokens} tokens, median of {args.repeats}.",
-        ("tokens read before", OURS, "tokens held", DENSE, "tokens held", "dense ÷ ours"),
+        (
+            "tokens read before",
+            OURS,
+            COLUMNS,
+            "tokens held",
+            DENSE,
+            "tokens held",
+            "dense ÷ ours",
+            "columns ÷ ours",
+        ),
         [
             (
                 f"{r['read_tokens']:,}",
                 f"{1e3 * r['seconds_per_token'][OURS]:.2f}",
+                f"{1e3 * r['seconds_per_token'][COLUMNS]:.2f}",
                 f"{r['held_tokens']:,}",
                 f"{1e3 * r['seconds_per_token'][DENSE]:.2f}",
                 f"{r['read_tokens']:,}",
                 f"{r['times_ours']:.2f}",
+                f"{r['columns_times_ours']:.2f}",
             )
             for r in results
         ],
@@ -89,24 +109,33 @@ def _decode(args: Any, model: Any) -> list[dict[str, Any]]:
     )
     results, read, clock = [], 0, common.clock_of(args.device)
 
-    def ours() -> None:
-        with reads_cascades(model):
-            decode(model, caches[OURS].pop(), args.new_tokens)
-
     def dense() -> None:
-        decode(model, caches[DENSE].pop(), args.new_tokens)
+        decode(model, caches.pop(), args.new_tokens)
 
+    def columns() -> None:
+        with reads_cascades(model), by_columns():
+            decode(model, other, args.new_tokens)
+
+    token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     for length in args.read_tokens:
         ids = torch.randint(0, model.config.vocab_size, (1, length - read), device=args.device)
         cascade_prefill(model, cascade, ids)
         read = length
-        # Copies are made beforehand, so that they are not timed; one more for the warm-up.
-        caches: dict[str, list[Any]] = {
-            OURS: [copy.deepcopy(cascade) for _ in range(args.repeats + 1)],
-            DENSE: [filled_cache(model, length) for _ in range(args.repeats + 1)],
-        }
+        cache, other = copy.deepcopy(cascade), copy.deepcopy(cascade)
+        step = DecodingStep(model, cache, graphs=True)
+
+        def ours(step: DecodingStep = step) -> None:
+            with reads_cascades(model):
+                for _ in range(args.new_tokens):
+                    step(token)
+
+        # Made beforehand, so that they are not timed, since they grow; one more for the warm-up.
+        caches = [filled_cache(model, length) for _ in range(args.repeats + 1)]
         samples = common.alternate(
-            {OURS: ours, DENSE: dense}, repeats=args.repeats, warm_ups=1, device=args.device
+            {OURS: ours, COLUMNS: columns, DENSE: dense},
+            repeats=args.repeats,
+            warm_ups=1,
+            device=args.device,
         )
         results.append(
             {
@@ -116,9 +145,21 @@ def _decode(args: Any, model: Any) -> list[dict[str, Any]]:
                     name: common.median_s(s, clock) / args.new_tokens for name, s in samples.items()
                 },
                 "times_ours": common.ratio(samples[DENSE], samples[OURS], clock),
+                "columns_times_ours": common.ratio(samples[COLUMNS], samples[OURS], clock),
             }
         )
     return results
+
+
+@contextmanager
+def by_columns() -> Iterator[None]:
+    """Inside, no cascade takes itself for full, and single tokens are read as strides are."""
+    full = CascadeLayer.is_full
+    CascadeLayer.is_full = False
+    try:
+        yield
+    finally:
+        CascadeLayer.is_full = full
 
 
 @torch.no_grad()

@@ -39,7 +39,8 @@ class Dispatched(TorchDispatchMode):
 
 
 def _picks_by_mask(args: Any) -> bool:
-    return any(x is not None and x.dtype == torch.bool for x in args[1] if isinstance(args[1], list | tuple))
+    picked = args[1] if isinstance(args[1], list | tuple) else ()
+    return any(x is not None and x.dtype == torch.bool for x in picked)
 
 
 def _crosses(name: str, args: Any, keywords: Any) -> bool:

@@ -137,6 +137,12 @@ class _Operations(TorchDispatchMode):
         held_args, held_kwargs = tree_map_only(OnCard, lambda x: x.held, (args, kwargs))
         if packet is _aten.histc and not held_args[0].is_floating_point():  # which the CPU does not count
             out = func(held_args[0].float(), *held_args[1:], **held_kwargs).to(held_args[0].dtype)
+        elif (
+            func is _aten.bmm.dtype
+        ):  # which the CPU has for no dtypes; its operands are 16 bits wide, its result fp32
+            left, right, dtype = held_args
+            assert left.dtype == right.dtype != dtype == torch.float32
+            out = torch.bmm(left.float(), right.float())
         else:
             out = func(*held_args, **held_kwargs)
         if not to_card:

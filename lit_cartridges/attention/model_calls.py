@@ -250,11 +250,15 @@ def attention(
 def _mask(*args: Any, **keywords: Any) -> Tensor | None:
     """[B, M] of padded rows: all that readers need, who know causality and windows themselves.
 
-    Packed rows have no padding, and a device need not be asked whether their mask says so.
+    Packed rows have no padding, and a device need not be asked whether their mask says so; nor by a reader that takes a single
+    token's mask as it is.
     """
     reader = running_reader()
     if isinstance(reader, PrefixCall) and reader.reading.lengths is not None:
         return None
+    given = keywords.get("attention_mask")
+    if given is not None and keywords.get("q_length") == 1 and getattr(reader, "asks_no_device", False):
+        return given[:, -1:]
     mask: Tensor | None = flash_attention_mask(*args, **keywords)
     return mask
 

@@ -4,6 +4,8 @@
     cascade_prefill(model, cache, long_ids[:, :-1])            # linear in the length
     with reads_cascades(model):
         model.generate(long_ids, **cache_argument(cache))      # or any forward call
+    with decodes_cascade(model, cache) as step:                # single tokens, by CUDA graphs
+        logits = step(token_ids)
     cache.to_cartridge(model)                                  # what it kept, as a cartridge
     cache.save("stream.safetensors")
 
@@ -19,10 +21,14 @@ Data flow of one stride in one layer:
     `attend`           one softmax gives the output and, per key, the weighted sum of its probabilities
     `CascadeLayer`     scores ← decayed scores + sums, reduced over heads; `InsertionPlan.columns` picks who stays
 
+Single tokens in a full cascade are read by slots instead: `RingClock` says on the device which slots a token moves, and in a
+`Ring` nothing else is written.
+
 `streamed_logprobs` scores every token of a text once, for perplexity.
 """
 
 from lit_cartridges.cascade.cascading_cache import CascadingCache
+from lit_cartridges.cascade.decoding import DecodingStep, decodes_cascade
 from lit_cartridges.cascade.prefill import cascade_prefill, streamed_logprobs
 from lit_cartridges.cascade.reading import reads_cascades
 from lit_cartridges.cascade.shape import CascadeShape
@@ -32,7 +38,9 @@ __all__ = [
     "CascadeFileError",
     "CascadeShape",
     "CascadingCache",
+    "DecodingStep",
     "cascade_prefill",
+    "decodes_cascade",
     "reads_cascades",
     "streamed_logprobs",
 ]

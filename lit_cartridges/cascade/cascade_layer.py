@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,8 +10,11 @@ from torch import Tensor
 from transformers.cache_utils import CacheLayerMixin
 
 from lit_cartridges.attention.extras import AttentionExtras
-from lit_cartridges.cascade.chunk_attention import ChunkLayout
-from lit_cartridges.cascade.insertion import InsertionPlan, plan_insertion, stored_tokens
+from lit_cartridges.cascade.cascade_step import CascadeStep
+from lit_cartridges.cascade.insertion import plan_insertion, stored_tokens
+from lit_cartridges.cascade.ring import Ring
+from lit_cartridges.cascade.ring_clock import RingClock
+from lit_cartridges.cascade.rotation import Turn
 from lit_cartridges.cascade.shape import CascadeShape
 from lit_cartridges.cascade.triton_attention import attend_here
 
@@ -24,51 +26,18 @@ HEAD_REDUCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class CascadeStep:
-    """All that one stride does, but for keys, values and scores; the same in all layers of one shape.
+def _by_columns(name: str) -> Any:
+    """An attribute of what is held by columns: looked at or set, it ends the reading of single tokens by slots."""
 
-    Args:
-        decay: [R, 1, 1] by which old scores shrink: β to the number of the row's queries.
-        tokens: [R, 1, q] indices of the chunk's tokens, counted from the row's first real one.
-    """
+    def get(layer: CascadeLayer) -> Any:
+        layer.leave_ring()
+        return layer.__dict__[name]
 
-    layout: ChunkLayout
-    plan: InsertionPlan
-    decay: Tensor
-    tokens: Tensor
+    def put(layer: CascadeLayer, value: Any) -> None:
+        layer.leave_ring()
+        layer.__dict__[name] = value
 
-    @classmethod
-    def of(
-        cls,
-        shape: CascadeShape,
-        seen: Tensor,
-        counts: Tensor,
-        real: Tensor,
-        *,
-        ema_factor: float,
-        device: torch.device,
-    ) -> CascadeStep:
-        """For a chunk ``real`` [R, q] and rows that have seen so much (see `plan_insertion`)."""
-        stored = stored_tokens(shape, seen, counts)
-        rank = (real.cumsum(1) - 1).clamp(min=0)
-        queries = real.sum(1, keepdim=True)
-        # A query's contribution shrinks with each query after it: (queries - 1 - rank) of them.
-        weights = torch.where(real, ema_factor ** (queries - 1 - rank).double(), 0.0).float()
-        positions, held = stored[:, None] + rank, int(stored.max())
-        return cls(
-            layout=ChunkLayout(
-                held=held,
-                stored=None if bool((stored == held).all()) else stored.to(device),
-                positions=positions.to(device),
-                real=None if bool(real.all()) else real.to(device),
-                weights=weights.to(device),
-                limit=int(positions.max()) + 1,
-            ),
-            plan=plan_insertion(shape, seen, counts, real, device=device),
-            decay=(ema_factor ** queries.double()).float()[:, :, None].to(device),
-            tokens=(seen[:, None] + rank)[:, None].to(device),
-        )
+    return property(get, put)
 
 
 class CascadeLayer(CacheLayerMixin):
@@ -77,11 +46,17 @@ class CascadeLayer(CacheLayerMixin):
     Per row and column (a column is a position; see `insertion`), once something was read: ``keys`` and ``values``
     [R, KV, n, head_dim], keys without rotation; ``scores`` fp32 and ``tokens`` int64 [R, H, n], where H is KV, or 1 if the
     heads share one token set. A token's index counts from the row's first real token. On the CPU: ``seen`` [R], tokens
-    seen, and ``counts`` [R, C], entries of each sub-cache.
+    seen, and ``counts`` [R, C], entries of each sub-cache. While single tokens are read into a full cascade, a `Ring` holds all
+    of these, and they are made from it when somebody asks.
     """
 
-    keys: Any  # Tensor once something was read, None before
-    values: Any
+    keys: Any = _by_columns("keys")  # Tensor once something was read, None before
+    values: Any = _by_columns("values")
+    scores: Any = _by_columns("scores")
+    tokens: Any = _by_columns("tokens")
+    seen: Any = _by_columns("seen")
+    counts: Any = _by_columns("counts")
+    ring: Ring | None = None
     is_sliding = False
     supports_early_init = False
     # `crop` works until something is lost, which nothing can promise beforehand.
@@ -123,11 +98,7 @@ class CascadeLayer(CacheLayerMixin):
             rotate: as `Rotation.rotate` for this layer.
             window: a sliding-window layer's width. It is measured in re-indexed positions, as all that the model sees.
         """
-        if key.shape[1:2] + key.shape[3:] != self.keys.shape[1:2] + self.keys.shape[3:]:
-            raise ValueError(
-                f"attention takes {key.shape[1]} heads of keys {key.shape[3]} wide where {self.keys.shape[1]} of "
-                f"{self.keys.shape[3]} are cached, so this model cannot read a cascade; choose another model"
-            )
+        self._require_same_heads(key)
         layout, limit = step.layout, step.layout.limit
         columns = torch.arange(layout.held, device=key.device)[None]
         keys = torch.cat(
@@ -153,6 +124,76 @@ class CascadeLayer(CacheLayerMixin):
         self.cumulative_length += key.shape[2]
         return out
 
+    @property
+    def is_full(self) -> bool:
+        """Whether every sub-cache of every row is: it stays so."""
+        if self.ring is not None:
+            return True
+        return self.is_initialized and bool((self.counts == self.shape.window_tokens).all())
+
+    @property
+    def rows(self) -> int:
+        """R, once something was read."""
+        return len(self.seen) if self.ring is None else len(self.ring.held)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the keys and values held."""
+        held: Tensor = self.keys if self.ring is None else self.ring.held
+        return held.dtype
+
+    def enter_ring(self, clock: RingClock, turn: Turn) -> Ring:
+        """Hold what is held by slots, for single tokens to come; the layer is full, and ``clock`` has counted none yet."""
+        ring = Ring(self, clock, turn)
+        for name in ("keys", "values", "scores", "tokens"):
+            setattr(self, name, None)
+        self.ring = ring
+        clock.layers.append(self)
+        return ring
+
+    def leave_ring(self) -> None:
+        """Hold what is held by columns, this layer and all that read single tokens with it.
+
+        Raises:
+            RuntimeError: they have not read the same tokens.
+        """
+        if self.ring is None:
+            return
+        clock = self.ring.clock
+        layers = [layer for layer in clock.layers if layer.ring is not None and layer.ring.clock is clock]
+        if any(layer.ring.steps != clock.steps for layer in layers if layer.ring is not None):
+            raise RuntimeError(
+                "some layers of this cascade have read a token and others have not: it is being read, or a call broke off; "
+                "look at it between two calls, or reset() it"
+            )
+        seen = clock.seen.cpu()
+        for layer in layers:
+            ring, layer.ring = layer.ring, None
+            assert ring is not None
+            layer.keys, layer.values, layer.scores, layer.tokens = ring.columns()
+            layer.seen = seen
+            layer.counts = torch.full((len(seen), layer.shape.cascades), layer.shape.window_tokens)
+
+    def read_token(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        """`read` for one token a row, inside the ring; ``options`` as for `Ring.read`."""
+        self._require_same_heads(key)
+        assert self.ring is not None
+        out = self.ring.read(query, key, value, reduced=self._reduced, **options)
+        self.cumulative_length += 1
+        return out
+
+    def _require_same_heads(self, key: Tensor) -> None:
+        held, width = (
+            (self.keys.shape[1], self.keys.shape[3])
+            if self.ring is None
+            else (self.ring.held.shape[1], self.ring.key_width)
+        )
+        if (key.shape[1], key.shape[3]) != (held, width):
+            raise ValueError(
+                f"attention takes {key.shape[1]} heads of keys {key.shape[3]} wide where {held} of {width} are cached, so this "
+                "model cannot read a cascade; choose another model"
+            )
+
     def _reduced(self, sums: Tensor, kv_heads: int) -> Tensor:
         """[R, heads, m] to [R, H, m], over the query heads that share a token set."""
         R, heads, m = sums.shape
@@ -161,6 +202,8 @@ class CascadeLayer(CacheLayerMixin):
 
     def stored(self) -> Tensor:
         """Tokens held in each row [R], on the CPU."""
+        if self.ring is not None:
+            return torch.full((self.rows,), self.shape.capacity_tokens)
         return stored_tokens(self.shape, self.seen, self.counts)
 
     def update(
@@ -170,6 +213,14 @@ class CascadeLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         return key_states, value_states
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys, values, scores and token indices as held now."""
+        if self.ring is not None:
+            return self.ring.nbytes
+        held = (self.keys, self.values, self.scores, self.tokens) if self.is_initialized else ()
+        return sum(x.numel() * x.element_size() for x in held)
 
     def get_seq_length(self) -> int:
         return self.cumulative_length
@@ -182,6 +233,7 @@ class CascadeLayer(CacheLayerMixin):
         return -1
 
     def reset(self) -> None:
+        self.ring = None
         self.keys = self.values = None
         self.is_initialized = False
         super().reset()
@@ -228,7 +280,7 @@ class CascadeLayer(CacheLayerMixin):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         if self.is_initialized:
-            self.batch_select_indices(torch.arange(len(self.seen)).repeat_interleave(repeats))
+            self.batch_select_indices(torch.arange(self.rows).repeat_interleave(repeats))
 
     def _trim(self) -> None:
         """Drop columns that no row uses any more."""

@@ -134,9 +134,9 @@ class CascadingCache(Cache):
         if not self.is_being_read:
             raise RuntimeError(f"a {type(self).__name__} is read inside `with reads_cascades(model):` only")
         layer = self.layers[layer_idx]
-        if layer.is_initialized and len(layer.seen) != len(key_states):
+        if layer.is_initialized and layer.rows != len(key_states):
             raise ValueError(
-                f"the cache holds {len(layer.seen)} rows and the input has {len(key_states)}; repeat it with "
+                f"the cache holds {layer.rows} rows and the input has {len(key_states)}; repeat it with "
                 "batch_repeat_interleave, choose rows with batch_select_indices, or reset() it"
             )
         return layer.update(key_states, value_states)
@@ -144,8 +144,7 @@ class CascadingCache(Cache):
     @property
     def nbytes(self) -> int:
         """Bytes of keys, values, scores and token indices as held now."""
-        tensors = (x for y in self.layers if y.is_initialized for x in (y.keys, y.values, y.scores, y.tokens))
-        return sum(x.numel() * x.element_size() for x in tensors)
+        return sum(layer.nbytes for layer in self.layers)
 
     @torch.no_grad()
     def to_cartridge(

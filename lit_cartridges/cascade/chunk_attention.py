@@ -123,7 +123,7 @@ def attend(
         if hidden is not None:
             part = logits[..., seen - hidden.shape[-1] :]
             part.masked_fill_(hidden[:, None, None], torch.finfo(torch.float32).min)
-        p = _probabilities(logits, extras.sinks)  # (R, KV, G, queries, keys)
+        p = probabilities(logits, extras.sinks)  # (R, KV, G, queries, keys)
         weights = layout.weights[:, None, None, None, start:stop]
         with without_autocast(query):
             sums[..., :seen] += (weights @ p).squeeze(3)
@@ -132,7 +132,7 @@ def attend(
     return out.flatten(1, 2), sums.flatten(1, 2)
 
 
-def _probabilities(logits: Tensor, sinks: Tensor | None) -> Tensor:
+def probabilities(logits: Tensor, sinks: Tensor | None) -> Tensor:
     """Softmax over ``logits`` [R, KV, G, queries, keys] and each head's sink, without the sink's own."""
     p = logits.softmax(dim=-1)
     if sinks is None:

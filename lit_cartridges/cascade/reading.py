@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from lit_cartridges.attention.cache_argument import CACHE_NAME, cache_among
-from lit_cartridges.attention.extras import known_extras
+from lit_cartridges.attention.extras import AttentionExtras, known_extras
 from lit_cartridges.attention.model_calls import attends_to_calls, brings
 from lit_cartridges.attention.readers import LayerCall
-from lit_cartridges.cascade.cascade_layer import CascadeLayer, CascadeStep
+from lit_cartridges.cascade.cascade_layer import CascadeLayer
+from lit_cartridges.cascade.cascade_step import CascadeStep
 from lit_cartridges.cascade.cascading_cache import CascadingCache
+from lit_cartridges.cascade.ring_clock import RingClock, RingStep
 from lit_cartridges.cascade.rotation import Rotation
 from lit_cartridges.cascade.shape import CascadeShape
 from lit_cartridges.models.readable import unwrapped
@@ -31,6 +33,13 @@ class CascadeReading:
         cache.is_being_read = True
         self._real: Tensor | None = None
         self._steps: dict[tuple[CascadeShape, int], CascadeStep] = {}
+        self._clocks: dict[CascadeShape, RingClock] = {}
+        self._ring_steps: dict[int, RingStep] = {}
+
+    @property
+    def asks_no_device(self) -> bool:
+        """Whether masks of single tokens are read where they are (see `model_calls`)."""
+        return all(layer.ring is not None for layer in self.cache.layers)
 
     def end(self) -> None:
         """See `CallReader`."""
@@ -44,8 +53,11 @@ class CascadeReading:
                 f"attention_mask has shape {tuple(call.real.shape)} for {query.shape[2]} new tokens; a model that reads a "
                 "cascade takes [batch, tokens] of the new tokens, or of all tokens so far"
             )
-        part, rotate = self.cache.layers[call.layer], partial(self.rotation.rotate, call.layer)
-        out = []
+        part = self.cache.layers[call.layer]
+        same_dtype = part.dtype == key.dtype  # under autocast they may differ
+        if query.shape[2] == 1 and part.is_full and same_dtype and not _wants_gradients(query, key, value):
+            return self._read_token(part, query, key, value, call, extras)
+        rotate, out = partial(self.rotation.rotate, call.layer), []
         for start in range(0, query.shape[2], self.cache.stride_tokens):
             stride = slice(start, start + self.cache.stride_tokens)
             step = self._step(part, start, stride, key, call.real)
@@ -56,6 +68,36 @@ class CascadeReading:
                 )
             )
         return out[0] if len(out) == 1 else torch.cat(out, dim=2)
+
+    def _read_token(
+        self,
+        layer: CascadeLayer,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        call: LayerCall,
+        extras: AttentionExtras,
+    ) -> Tensor:
+        """One token for each row of a full cascade: nothing is asked of the device."""
+        ring, shape = layer.ring, layer.shape
+        if ring is None:
+            if shape not in self._clocks:
+                self._clocks[shape] = RingClock(shape, layer.seen, key.device)
+            limit = shape.capacity_tokens + 1
+            turn = self.rotation.turn(call.layer, key, limit, shape.window_tokens)
+            ring = layer.enter_ring(self._clocks[shape], turn)
+        clock = ring.clock
+        if id(clock) not in self._ring_steps:
+            real = None if call.real is None else call.real.bool()
+            self._ring_steps[id(clock)] = clock.step(real)
+        return layer.read_token(
+            *(query, key, value),
+            step=self._ring_steps[id(clock)],
+            ema_factor=self.cache.ema_factor,
+            scale=call.scale,
+            window=call.window,
+            extras=extras,
+        )
 
     def _step(
         self, layer: CascadeLayer, start: int, stride: slice, key: Tensor, real: Tensor | None
@@ -74,6 +116,10 @@ class CascadeReading:
                 device=key.device,
             )
         return self._steps[id_]
+
+
+def _wants_gradients(*given: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in given)
 
 
 class CascadeReader:

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,7 +31,37 @@ from lit_cartridges.attention.rotary import turned_width
 from lit_cartridges.models.readable import require_readable, text_model
 
 _TOLERANCE = 0.01  # of the largest entry of a key; a key at a wrong position is off by many times that
+# Tables kept: while tokens are generated, a layer of each kind and shape asks for the same one every time.
+_MOST_TABLES = 8
 _known: WeakKeyDictionary[PreTrainedModel, tuple[bool, ...]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A rotation whose tables are made.
+
+    Args:
+        tables: cosines and sines [positions, rotary_dim or half of it]; None for a layer that rotates nothing.
+        function: the model's.
+        width: coordinates of a head that it turns.
+    """
+
+    tables: tuple[Tensor, Tensor] | None = None
+    function: Callable[..., Any] | None = None
+    width: int = 0
+
+    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The tables' rows at ``positions`` [R or 1, tokens]."""
+        return (positions, positions) if self.tables is None else tuple(x[positions] for x in self.tables)  # type: ignore[return-value]
+
+    def __call__(self, x: Tensor, rows: tuple[Tensor, Tensor]) -> Tensor:
+        """``x`` [R, heads, tokens, head_dim] rotated by ``rows``, which `at` gave."""
+        if self.function is None:
+            return x
+        part = x[..., : self.width]
+        # The models' functions take queries and keys together; the keys given here have no heads.
+        done: Tensor = self.function(part, part[:, :0], *rows)[0]
+        return done if self.width == x.shape[-1] else torch.cat([done, x[..., self.width :]], dim=-1)
 
 
 class Rotation:
@@ -55,8 +87,7 @@ class Rotation:
         self.rotated: tuple[bool, ...] = (True,) * text.num_hidden_layers
         takes_kind = "layer_type" in inspect.signature(rotary.forward).parameters
         self._kinds: list[str | None] = list(text.layer_types) if takes_kind else [None] * len(self.rotated)
-        self._tables: dict[str | None, tuple[Any, Tensor, Tensor]] = {}
-        self._widths: dict[int, int] = {}
+        self._turns: OrderedDict[Any, Turn] = OrderedDict()
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> Rotation:
@@ -77,26 +108,43 @@ class Rotation:
         Args:
             limit: one more than the largest position of this forward call, which some RoPE scalings depend on.
         """
-        if not self.rotated[layer]:
-            return x
-        cos, sin = (table[positions] for table in self._table(self._kinds[layer], x, limit))
-        if cos.shape[-1] not in self._widths:
-            self._widths[cos.shape[-1]] = turned_width(self._function, cos)
-        size = self._widths[cos.shape[-1]]
-        part = x[..., :size]
-        # The models' functions take queries and keys together; the keys given here have no heads.
-        done = self._function(part, part[:, :0], cos, sin)[0]
-        return done if size == x.shape[-1] else torch.cat([done, x[..., size:]], dim=-1)
+        turn = self.turn(layer, x, limit)
+        return turn(x, turn.at(positions))
 
-    def _table(self, kind: str | None, x: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [limit, rotary_dim or half of it]; kept, since while generating they are the same at every step."""
-        id_ = (limit, x.dtype, x.device)
-        if kind not in self._tables or self._tables[kind][0] != id_:
-            more = {} if kind is None else {"layer_type": kind}
-            # `forward` rather than a call, whose hooks say "no rotation" while suspended.
-            cos, sin = self._rotary.forward(x, torch.arange(limit, device=x.device)[None], **more)
-            self._tables[kind] = (id_, cos[0], sin[0])
-        return self._tables[kind][1:]
+    def turn(self, layer: int, like: Tensor, limit: int, more: int = 0) -> Turn:
+        """The rotation of a layer in the dtype and on the device of ``like``, at positions below ``limit + more``.
+
+        Args:
+            limit: as for `rotate`. The rows beyond are those before, turned on: by its own tables a model that scales them
+                with the largest position would rotate everything else otherwise.
+            more: up to ``limit``.
+        """
+        if not self.rotated[layer]:
+            return Turn()
+        kind = self._kinds[layer]
+        id_ = kind, limit, more, like.dtype, like.device
+        if id_ not in self._turns:
+            cos, sin = self._table(kind, like, limit)
+            if more:
+                exact = self._table(kind, like[:1, :1, :1].float(), limit)
+                cos, sin = (
+                    torch.cat([x, y.to(x.dtype)])
+                    for x, y in zip((cos, sin), _beyond(*exact, more), strict=True)
+                )
+            self._turns[id_] = Turn(
+                tables=(cos, sin), function=self._function, width=turned_width(self._function, cos)
+            )
+            if len(self._turns) > _MOST_TABLES:
+                self._turns.popitem(last=False)
+        self._turns.move_to_end(id_)
+        return self._turns[id_]
+
+    def _table(self, kind: str | None, like: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [limit, rotary_dim or half of it]."""
+        more = {} if kind is None else {"layer_type": kind}
+        # `forward` rather than a call, whose hooks say "no rotation" while suspended.
+        cos, sin = self._rotary.forward(like, torch.arange(limit, device=like.device)[None], **more)
+        return cos[0], sin[0]
 
     @contextmanager
     def left_to_readers(self) -> Iterator[None]:
@@ -143,6 +191,14 @@ class _Probe:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: LayerCall) -> Tensor:
         self.keys[call.layer] = key.detach()
         return value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+
+
+def _beyond(cos: Tensor, sin: Tensor, more: int) -> tuple[Tensor, Tensor]:
+    """The rows of the next ``more`` positions: the last one's angles and those of 1, 2, …; some tables carry a factor."""
+    factor, first, last = cos[0], slice(1, more + 1), slice(-1, None)
+    return (cos[last] * cos[first] - sin[last] * sin[first]) / factor, (
+        sin[last] * cos[first] + cos[last] * sin[first]
+    ) / factor
 
 
 @torch.no_grad()

@@ -46,8 +46,8 @@ class CascadeShape:
         """How far back the oldest token is that can be held, sinks aside, once the cascade is in its steady state."""
         return self.window_tokens * (2**self.cascades - 1)
 
-    def accepts(self, level: int, steps: Tensor) -> Tensor:
-        """Whether sub-cache ``level`` takes a new entry at these steps; a step is a token's index less the sinks.
+    def accepts(self, level: int | Tensor, steps: Tensor) -> Tensor:
+        """Whether sub-cache ``level``, or each of several, takes a new entry at these steps: a token's index less the sinks.
 
         The phase is that of the token that comes in at sub-cache 0, not of the one that is handed on.
         """

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_cartridges.cascade.cascade_layer import CascadeStep
+from lit_cartridges.cascade.cascade_step import CascadeStep
 from lit_cartridges.cascade.shape import CascadeShape
 
-# Strides of a multiple of 2^(C-1) tokens make one step for ever, single tokens 2^(C-1) in turn: all of 5 sub-caches.
+# Strides of a multiple of 2^(C-1) tokens make one step for ever, shorter ones up to 2^(C-1) in turn: all of 5 sub-caches.
 MOST_STEPS = 16
 
 

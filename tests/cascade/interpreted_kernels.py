@@ -164,13 +164,14 @@ def test_padded_rows_in_a_stream(on_chip):
     require_same_stream(on_chip, exact_model("mistral"), {}, tokens(2, 30), mask)
 
 
-def test_decoding_token_by_token(on_chip):
+def test_single_tokens_while_a_cascade_fills(on_chip):
+    """In a full one they are read by slots."""
     model = exact_model("llama")
     logits = []
     for devices in (set(), {"cpu"}):
         on_chip[0].setattr(triton_attention, "DEVICE_TYPES", devices)
         cache = CascadingCache(config=model.config, total_tokens=12, sink_tokens=4, stride_tokens=8)
-        read(model, cache, tokens(1, 14))
+        read(model, cache, tokens(1, 8))
         logits.append(read(model, cache, tokens(1, 2, seed=1), stride=1))
     assert on_chip[1][-1][2] == 1
     torch.testing.assert_close(logits[1], logits[0], atol=2e-4, rtol=1e-4)

@@ -21,6 +21,14 @@ needs_triton = pytest.mark.skipif(
 )
 # Shared memory that one program may have, from NVIDIA's tables of compute capabilities.
 SHARED_BYTES = {80: 166_912, 86: 101_376, 90: 232_448}
+# Every card with every operand, and with every kind of call.
+_OPERANDS = [("bf16", 64), ("bf16", 128), ("fp16", 256), ("fp32", 128)]
+_CALLS = [(False, 1), (False, 4096), (True, 1), (True, 4096)]
+COMPILED = [
+    (capability, *operands, *_CALLS[(i + j) % 4])
+    for i, capability in enumerate(SHARED_BYTES)
+    for j, operands in enumerate(_OPERANDS)
+]
 POINTERS = {
     "lse": "fp32",
     "weights": "fp32",
@@ -107,10 +115,7 @@ def test_tiles_fit_into_shared_memory(monkeypatch, dtype, dim, q, shared_bytes):
 
 @needs_triton
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", SHARED_BYTES)
-@pytest.mark.parametrize(("dtype", "dim"), [("bf16", 64), ("bf16", 128), ("fp16", 256), ("fp32", 128)])
-@pytest.mark.parametrize("everything", [False, True])
-@pytest.mark.parametrize("q", [1, 4096])
+@pytest.mark.parametrize(("capability", "dtype", "dim", "everything", "q"), COMPILED)
 def test_they_compile_for_cards(monkeypatch, tmp_path, capability, dtype, dim, everything, q):
     """To machine code, without a card; within its shared memory, 16-bit products on its tensor cores."""
     import triton

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lit_cartridges.cascade import triton_attention
+from lit_cartridges.cascade.decoding import CAPTURES
 from tests.pretend_cuda import pretend_cuda
 
 # Where one of several tells as much about where tensors lie, the others are left out.
@@ -25,11 +26,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def on_a_pretended_card(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Triton's kernels, which need a real one, give way to the plain path."""
+    """Triton's kernels and graphs, which need a real one, give way to the plain path and to steps made anew."""
     if "pretended" not in _words(request.node):
         yield
         return
     if torch.cuda.is_available():
         pytest.skip("there is a real one")
-    with pretend_cuda(), patch.object(triton_attention, "DEVICE_TYPES", set()):
+    kernels, graphs = patch.object(triton_attention, "DEVICE_TYPES", set()), patch.dict(CAPTURES, clear=True)
+    with pretend_cuda(), kernels, graphs:
         yield
