@@ -121,23 +121,40 @@ class _ChunkedLoss(torch.autograd.Function):
         losses, nlls, grads = [], [], []
         for start in range(0, len(hidden), chunk_tokens):
             rows = slice(start, start + chunk_tokens)
-            chunk = hidden[rows].detach().requires_grad_()
-            part = targets[rows]
-            with torch.enable_grad():
-                log_probs = head(chunk).log_softmax(-1, dtype=torch.float32)
-                loss = objective.token_losses(log_probs, part, teacher_head)
-                if ctx.needs_input_grad[0]:
-                    grads.append(torch.autograd.grad(loss.sum(), chunk)[0])
-            losses.append(loss.detach())
-            nlls.append(-log_probs.detach().gather(1, part.token_ids.unsqueeze(1)).squeeze(1))
+            loss, nll, grad = _of_chunk(
+                *(hidden[rows], targets[rows], objective, head, teacher_head),
+                differentiates=ctx.needs_input_grad[0],
+            )
+            losses.append(loss)
+            nlls.append(nll)
+            grads += [] if grad is None else [grad]
         ctx.grads = grads
-        token_losses, nll = torch.cat(losses), torch.cat(nlls)
-        ctx.mark_non_differentiable(token_losses, nll)
-        return token_losses.sum(), token_losses, nll
+        token_losses, token_nlls = torch.cat(losses), torch.cat(nlls)
+        ctx.mark_non_differentiable(token_losses, token_nlls)
+        return token_losses.sum(), token_losses, token_nlls
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         return torch.cat(ctx.grads) * grads[0], None, None, None, None, None
+
+
+def _of_chunk(
+    hidden: Tensor,
+    targets: Targets,
+    objective: Objective,
+    head: Head,
+    teacher_head: Head | None,
+    *,
+    differentiates: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Losses, NLLs and the gradient of the hidden states. Its own function: what has a chunk's size dies before the next."""
+    chunk, grad = hidden.detach().requires_grad_(), None
+    with torch.enable_grad():
+        log_probs = head(chunk).log_softmax(-1, dtype=torch.float32)
+        loss = objective.token_losses(log_probs, targets, teacher_head)
+        if differentiates:
+            grad = torch.autograd.grad(loss.sum(), chunk)[0]
+    return loss.detach(), -log_probs.detach().gather(1, targets.token_ids.unsqueeze(1)).squeeze(1), grad
 
 
 class LanguageHead(nn.Module):
