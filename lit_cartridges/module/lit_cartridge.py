@@ -41,7 +41,7 @@ from lit_cartridges.module.new_cartridge import (
     new_cartridge,
     require_material,
 )
-from lit_cartridges.module.optimizers import OptimizerOf, OwnOptimizer, ScheduleOf
+from lit_cartridges.module.optimizers import OptimizerOf, OwnOptimizer, ScheduleOf, adam
 from lit_cartridges.module.packed_forward import student_hidden, teacher_hidden
 from lit_cartridges.module.recomputing import recomputes_layers
 from lit_cartridges.runs.callback_rules import require_callbacks
@@ -382,7 +382,7 @@ class LitCartridge(Checkpointed):
             if own.lr_scheduler is None:
                 return optimizer
         else:
-            optimizer = torch.optim.Adam(self.cartridge.parameters(), lr=self.learning_rate, betas=self.betas)
+            optimizer = adam(self, self.trainer.strategy)
         if own.lr_scheduler is not None:
             schedule = own.lr_scheduler(optimizer)
         else:
