@@ -1,8 +1,8 @@
 """What the student is trained to match: objectives over the answer tokens, computed in chunks and in fp32.
 
 Data flow: the student's final hidden states of the answer tokens [answers, width] → `chunked_loss`, which runs the
-frozen language head and the objective a chunk of tokens at a time and keeps only the gradient of the hidden states,
-never anything of size [tokens, vocabulary] → the sum over answer tokens, to be divided by their number.
+frozen language head a chunk of tokens at a time, the objective a block of these, and keeps only the gradient of the hidden
+states, never anything of size [tokens, vocabulary] → the sum over answer tokens, to be divided by their number.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from lit_cartridges.models.readable import UnreadableModelError, text_model
 
 Head = Callable[[Tensor], Tensor]
+
+# Log-probabilities in fp32 at a time: 32 MiB of them, enough to keep a GPU busy.
+_FP32_LOGITS = 2**23
 
 
 @dataclass(kw_only=True)
@@ -121,23 +124,83 @@ class _ChunkedLoss(torch.autograd.Function):
         losses, nlls, grads = [], [], []
         for start in range(0, len(hidden), chunk_tokens):
             rows = slice(start, start + chunk_tokens)
-            chunk = hidden[rows].detach().requires_grad_()
-            part = targets[rows]
-            with torch.enable_grad():
-                log_probs = head(chunk).log_softmax(-1, dtype=torch.float32)
-                loss = objective.token_losses(log_probs, part, teacher_head)
-                if ctx.needs_input_grad[0]:
-                    grads.append(torch.autograd.grad(loss.sum(), chunk)[0])
-            losses.append(loss.detach())
-            nlls.append(-log_probs.detach().gather(1, part.token_ids.unsqueeze(1)).squeeze(1))
+            loss, nll, grad = _of_chunk(
+                *(hidden[rows], targets[rows], objective, head, teacher_head),
+                differentiates=ctx.needs_input_grad[0],
+            )
+            losses.append(loss)
+            nlls.append(nll)
+            grads += [] if grad is None else [grad]
         ctx.grads = grads
-        token_losses, nll = torch.cat(losses), torch.cat(nlls)
-        ctx.mark_non_differentiable(token_losses, nll)
-        return token_losses.sum(), token_losses, nll
+        token_losses, token_nlls = torch.cat(losses), torch.cat(nlls)
+        ctx.mark_non_differentiable(token_losses, token_nlls)
+        return token_losses.sum(), token_losses, token_nlls
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         return torch.cat(ctx.grads) * grads[0], None, None, None, None, None
+
+
+def _of_chunk(
+    hidden: Tensor,
+    targets: Targets,
+    objective: Objective,
+    head: Head,
+    teacher_head: Head | None,
+    *,
+    differentiates: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Losses, NLLs and the gradient of the hidden states. Its own function: what has a chunk's size dies before the next.
+
+    Of a chunk there are the logits and their gradient, in the model's dtype; in fp32 there is a block of rows at a time.
+    """
+    chunk = hidden.detach().requires_grad_(differentiates)
+    with torch.set_grad_enabled(differentiates):
+        logits = head(chunk)
+        rows = fp32_rows(logits.shape[1])
+        if len(logits) <= rows:
+            log_probs = logits.log_softmax(-1, dtype=torch.float32)
+            del logits
+            loss = objective.token_losses(log_probs, targets, teacher_head)
+            grad = torch.autograd.grad(loss.sum(), chunk)[0] if differentiates else None
+            return loss.detach(), _nll(log_probs, targets), grad
+    d_logits = torch.empty_like(logits) if differentiates else None
+    losses, nlls = [], []
+    for start in range(0, len(logits), rows):
+        block = slice(start, start + rows)
+        into = None if d_logits is None else d_logits[block]
+        loss, nll = _of_block(logits[block], targets[block], objective, teacher_head, into)
+        losses.append(loss)
+        nlls.append(nll)
+    grad = None if d_logits is None else torch.autograd.grad(logits, chunk, d_logits)[0]
+    return torch.cat(losses), torch.cat(nlls), grad
+
+
+def _of_block(
+    logits: Tensor,
+    targets: Targets,
+    objective: Objective,
+    teacher_head: Head | None,
+    d_logits: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The same of a block, the gradient of whose logits goes into ``d_logits``."""
+    differentiates = d_logits is not None
+    logits = logits.detach().requires_grad_(differentiates)
+    with torch.set_grad_enabled(differentiates):
+        log_probs = logits.log_softmax(-1, dtype=torch.float32)
+        loss = objective.token_losses(log_probs, targets, teacher_head)
+        if d_logits is not None:
+            d_logits.copy_(torch.autograd.grad(loss.sum(), logits)[0])
+    return loss.detach(), _nll(log_probs, targets)
+
+
+def _nll(log_probs: Tensor, targets: Targets) -> Tensor:
+    return -log_probs.detach().gather(1, targets.token_ids.unsqueeze(1)).squeeze(1)
+
+
+def fp32_rows(vocabulary: int) -> int:
+    """Answer tokens whose log-probabilities exist in fp32 at a time."""
+    return max(1, _FP32_LOGITS // vocabulary)
 
 
 class LanguageHead(nn.Module):
@@ -163,7 +226,9 @@ class LanguageHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         model = self._model[0]
-        logits: Tensor = type(model).forward(model, inputs_embeds=hidden[None], use_cache=False).logits[0]
+        logits: Tensor = (
+            type(model).forward(model, inputs_embeds=hidden[None], use_cache=False).logits.squeeze(0)
+        )
         return logits.to(hidden.device)  # a device map may put the projection elsewhere
 
 

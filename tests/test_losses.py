@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from lit_cartridges import losses
 from lit_cartridges.losses import (
     FullDistillation,
     LanguageHead,
@@ -69,6 +72,38 @@ def test_chunked_equals_plain_with_gradients(case, objective, chunk_tokens):
     torch.testing.assert_close(total.detach(), reference.sum().detach())
     torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(nll, plain("NextToken", hidden @ weight.T, targets, weight))
+
+
+@pytest.mark.parametrize("objective", [TopKDistillation(), FullDistillation(), NextToken()])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_in_fp32_change_nothing(case, monkeypatch, objective, dtype):
+    hidden, weight, targets = case
+    weight = weight.to(dtype)
+    targets = replace(targets, teacher_hidden=targets.teacher_hidden.to(dtype))
+
+    def results(rows):
+        monkeypatch.setattr(losses, "_FP32_LOGITS", rows * VOCAB)
+        ours = hidden.to(dtype).requires_grad_()
+        found = chunked_loss(
+            *(ours, targets, objective, lambda h: h @ weight.T),
+            teacher_head=lambda h: (
+                h.double() @ weight.T.double()
+            ),  # rows of products do not depend on their number
+            chunk_tokens=9,
+        )
+        found[0].backward()
+        return *(x.detach() for x in found), ours.grad
+
+    for rows in (1, 4):
+        for mine, whole in zip(results(rows), results(1000), strict=True):
+            assert torch.equal(mine, whole)
+
+
+def test_what_is_not_trained_makes_no_gradients(case):
+    hidden, weight, targets = case
+    with torch.no_grad():
+        total, per_token, _ = chunked_loss(hidden, targets, NextToken(), lambda h: h @ weight.T)
+    assert total.grad_fn is None and torch.equal(per_token.sum(), total)
 
 
 def test_nothing_of_vocabulary_size_is_kept_for_the_backward_pass(case):

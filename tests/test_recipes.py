@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import AutoConfig
 
 from lit_cartridges.cartridge_cli import CartridgeCLI
+from lit_cartridges.commands.estimate import estimate_recipe
+from tests.tiny_run import save_corpus, tokenizer
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
 OVERLAYS = sorted(FOLDER.glob("deepspeed/*.yaml"))  # to be laid over one of the others
+CARDS = sorted(FOLDER.glob("cards/*.yaml"))  # the same
 TEACHERS = sorted(FOLDER.glob("teachers/*.yaml"))  # the same
 PATIENT = {
     "name": "A. Person",
@@ -29,7 +33,7 @@ PATIENT = {
 }
 
 
-@pytest.mark.parametrize("recipe", RECIPES + OVERLAYS + TEACHERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", RECIPES + OVERLAYS + TEACHERS + CARDS, ids=lambda path: path.stem)
 def test_the_header_names_prerequisite_launch_line_and_override(recipe):
     header = [line for line in recipe.read_text().splitlines() if line.startswith("#")]
     for word in ("Prerequisite:", "Launch:", "Override:"):
@@ -73,6 +77,50 @@ def test_an_overlay_changes_the_strategy_of_another_recipe_alone(overlay, tmp_pa
     for option, value in trainer["strategy"]["init_args"].items():
         assert getattr(cli.trainer.strategy, option) == value
     assert cli.model.num_tokens == CartridgeCLI.run_with(base, run=False).model.num_tokens == 150
+
+
+@pytest.mark.parametrize(("overlay", "chip"), zip(CARDS, ["h200", "h100"], strict=True), ids=lambda x: str(x))
+@pytest.mark.parametrize("recipe", ["llama3.2_3b_longhealth", "qwen3_4b_text"])
+def test_a_cards_rows_fit_it_and_make_the_same_step(recipe, overlay, chip, tmp_path):
+    shapes = {
+        "llama": {
+            "hidden_size": 3072,
+            "intermediate_size": 8192,
+            "layers": 28,
+            "heads": 24,
+            "vocab_size": 128256,
+        },
+        "qwen3": {
+            "hidden_size": 2560,
+            "intermediate_size": 9728,
+            "layers": 36,
+            "heads": 32,
+            "vocab_size": 151936,
+        },
+    }
+    kind = "llama" if "llama" in recipe else "qwen3"
+    sizes = shapes[kind]
+    config = AutoConfig.for_model(
+        kind,
+        num_hidden_layers=sizes.pop("layers"),
+        num_attention_heads=sizes.pop("heads"),
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=40960,
+        tie_word_embeddings=True,
+        dtype="bfloat16",
+        **sizes,
+    )
+    config.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    base = ["--config", str(FOLDER / f"{recipe}.yaml"), "--trainer.callbacks=[]", "--trainer.devices=1"]
+    base += [f"--model.model={tmp_path}", f"--data.corpus={save_corpus(tmp_path / 'c.txt', num_tokens=9000)}"]
+    plain = estimate_recipe(base, chip="a100-40gb")
+    longer = estimate_recipe([*base, "--config", str(overlay)], chip=chip)
+    for told in (plain, longer):
+        assert told["figures"]["fits"] and not told["advice"]
+    rows = [x["figures"]["rows"] * x["figures"]["conversations_per_row"] for x in (plain, longer)]
+    assert rows[1] == pytest.approx(rows[0], rel=0.1)
 
 
 @pytest.mark.parametrize("overlay", TEACHERS, ids=lambda path: path.stem)

@@ -56,63 +56,89 @@ class MergedAttention(torch.autograd.Function):
         softcap: float | None = None,
         sinks: Tensor | None = None,
     ) -> Tensor:
-        out, lse = own.attend(query, key, value, scale, softcap)
-        if prefix is not None and prefix_key is not None and prefix_value is not None:
-            if prefix_biases is None or softcap is not None:
-                prefix_out, prefix_lse = prefix.attend(
-                    query, prefix_key, prefix_value, scale, softcap, prefix_biases
-                )
-            else:
-                wide = widened(query, prefix_key, prefix_value, prefix_biases, scale)
-                prefix_out, prefix_lse = prefix.attend(*wide, scale)
-                prefix_out = narrowed(prefix_out)
-            out, lse = merged_outputs(out, lse, prefix_out, prefix_lse)
-        if sinks is not None:
-            out, lse = with_sinks(out, lse, sinks)
-        out = out.to(query.dtype)
-        ctx.save_for_backward(query, key, value, prefix_key, prefix_value, prefix_biases, sinks, out, lse)
-        ctx.scale, ctx.own, ctx.prefix, ctx.softcap = scale, own, prefix, softcap
+        tensors = query, key, value, prefix_key, prefix_value, prefix_biases, sinks
+        out, lse = merged_forward(*tensors, scale=scale, own=own, prefix=prefix, softcap=softcap)
+        ctx.save_for_backward(*tensors, out, lse)
+        ctx.options = {"scale": scale, "own": own, "prefix": prefix, "softcap": softcap}
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, prefix_key, prefix_value, prefix_biases, sinks, out, lse = ctx.saved_tensors
-        scale, softcap = ctx.scale, ctx.softcap
-        # Flash attention reads [B, T, H, D], which is how gradients come; other kernels would copy.
-        grad = grads[0] if takes_flash(query, key, value) else grads[0].contiguous()
-        d_query, d_key, d_value = ctx.own.gradients(grad, query, key, value, out, lse, scale, softcap)
-        d_prefix_key = d_prefix_value = d_biases = d_sinks = None
-        if ctx.prefix is not None and prefix_key is not None:
-            if prefix_biases is None or softcap is not None:
-                more, d_prefix_key, d_prefix_value, *rest = ctx.prefix.gradients(
-                    *(grad, query, prefix_key, prefix_value, out, lse, scale, softcap, prefix_biases)
-                )
-                d_biases = rest[0] if rest else None
-            else:
-                wide = widened(query, prefix_key, prefix_value, prefix_biases, scale)
-                more, d_prefix_key, d_prefix_value = ctx.prefix.gradients(
-                    widen_values(grad), *wide, widen_values(out), lse, scale
-                )
-                d_biases = gradient_of_biases(d_prefix_key, scale).to(prefix_biases.dtype)
-                more, d_prefix_key, d_prefix_value = (
-                    narrowed(x) for x in (more, d_prefix_key, d_prefix_value)
-                )
-            d_query = d_query.add_(more)
-        if sinks is not None and ctx.needs_input_grad[-1]:
-            weights = (sinks.to(lse.dtype)[:, None] - lse).exp()
-            d_sinks = (
-                -(weights * (grad.to(lse.dtype) * out.to(lse.dtype)).sum(-1)).sum((0, 2)).to(sinks.dtype)
-            )
-        return (
-            d_query,
-            d_key,
-            d_value,
-            d_prefix_key,
-            d_prefix_value,
-            None,
-            None,
-            None,
-            d_biases,
-            None,
-            d_sinks,
+        *d_sides, d_biases, d_sinks = merged_backward(
+            grads[0], *ctx.saved_tensors, wants_sinks=ctx.needs_input_grad[-1], **ctx.options
         )
+        return *d_sides, None, None, None, d_biases, None, d_sinks
+
+
+def merged_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_key: Tensor | None,
+    prefix_value: Tensor | None,
+    prefix_biases: Tensor | None,
+    sinks: Tensor | None,
+    *,
+    scale: float,
+    own: Part,
+    prefix: PrefixPart | None,
+    softcap: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Output [B, H, T, D] and log-sum-exp [B, H, T] of `MergedAttention`."""
+    out, lse = own.attend(query, key, value, scale, softcap)
+    if prefix is not None and prefix_key is not None and prefix_value is not None:
+        if prefix_biases is None or softcap is not None:
+            prefix_out, prefix_lse = prefix.attend(
+                query, prefix_key, prefix_value, scale, softcap, prefix_biases
+            )
+        else:
+            wide = widened(query, prefix_key, prefix_value, prefix_biases, scale)
+            prefix_out, prefix_lse = prefix.attend(*wide, scale)
+            prefix_out = narrowed(prefix_out)
+        out, lse = merged_outputs(out, lse, prefix_out, prefix_lse)
+    if sinks is not None:
+        out, lse = with_sinks(out, lse, sinks)
+    return out.to(query.dtype), lse
+
+
+def merged_backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix_key: Tensor | None,
+    prefix_value: Tensor | None,
+    prefix_biases: Tensor | None,
+    sinks: Tensor | None,
+    out: Tensor,
+    lse: Tensor,
+    *,
+    scale: float,
+    own: Part,
+    prefix: PrefixPart | None,
+    softcap: float | None,
+    wants_sinks: bool,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the seven tensors, from those of the output [B, H, T, D]."""
+    # Flash attention reads [B, T, H, D], which is how gradients come; other kernels would copy.
+    grad = grad if takes_flash(query, key, value) else grad.contiguous()
+    d_query, d_key, d_value = own.gradients(grad, query, key, value, out, lse, scale, softcap)
+    d_prefix_key = d_prefix_value = d_biases = d_sinks = None
+    if prefix is not None and prefix_key is not None and prefix_value is not None:
+        if prefix_biases is None or softcap is not None:
+            more, d_prefix_key, d_prefix_value, *rest = prefix.gradients(
+                *(grad, query, prefix_key, prefix_value, out, lse, scale, softcap, prefix_biases)
+            )
+            d_biases = rest[0] if rest else None
+        else:
+            wide = widened(query, prefix_key, prefix_value, prefix_biases, scale)
+            more, d_prefix_key, d_prefix_value = prefix.gradients(
+                widen_values(grad), *wide, widen_values(out), lse, scale
+            )
+            d_biases = gradient_of_biases(d_prefix_key, scale).to(prefix_biases.dtype)
+            more, d_prefix_key, d_prefix_value = (narrowed(x) for x in (more, d_prefix_key, d_prefix_value))
+        d_query = d_query.add_(more)
+    if sinks is not None and wants_sinks:
+        weights = (sinks.to(lse.dtype)[:, None] - lse).exp()
+        d_sinks = -(weights * (grad.to(lse.dtype) * out.to(lse.dtype)).sum(-1)).sum((0, 2)).to(sinks.dtype)
+    return d_query, d_key, d_value, d_prefix_key, d_prefix_value, d_biases, d_sinks

@@ -30,6 +30,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_attention_mask
 
+from lit_cartridges.attention import opaque
+from lit_cartridges.attention.extras import known_extras
 from lit_cartridges.attention.prefixed_cache import without_read_tokens
 from lit_cartridges.attention.readers import CallReader, LayerCall, Reader
 from lit_cartridges.attention.reading import PrefixCall, Reading
@@ -44,6 +46,8 @@ class _Call:
     model: nn.Module
     reader: CallReader
     asked: Counter[int] = field(default_factory=Counter)
+    number: int | None = None
+    """What `opaque` knows it by."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,15 @@ def running_reader() -> CallReader | None:
     """The reader of the forward call that is running in this thread, if any is."""
     call = _running.get()
     return None if call is None else call.reader
+
+
+def packed_call() -> _Call | None:
+    """The call that is running in this thread, if it reads packed sequences and nobody looks on: what `opaque` can read."""
+    call = _running.get()
+    if call is None or not isinstance(call.reader, PrefixCall):
+        return None
+    reading = call.reader.reading
+    return call if reading.lengths is not None and reading.observe is None else None
 
 
 @contextmanager
@@ -263,5 +276,40 @@ def _mask(*args: Any, **keywords: Any) -> Tensor | None:
     return mask
 
 
-AttentionInterface.register(NAME, torch.compiler.disable(attention))
+def _attention(module: nn.Module, *args: Any, **keywords: Any) -> tuple[Tensor, None]:
+    """`attention`, or of a layer that is compiled its operator."""
+    handed: opaque.HandedOver | None = keywords.pop(opaque.KEYWORD, None)
+    return (
+        _uncompiled(module, *args, **keywords)
+        if handed is None
+        else _compiled(handed, module, *args, **keywords)
+    )
+
+
+def _compiled(
+    handed: opaque.HandedOver,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None | str = _UNSAID,
+    **extras: Any,
+) -> tuple[Tensor, None]:
+    """Nothing here may ask which layer it is, or each would be compiled by itself."""
+    window = getattr(module, "sliding_window", None) if sliding_window == _UNSAID else sliding_window
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if attention_mask is not None or getattr(module, "is_causal", True) is False:
+        raise ValueError("packed rows are read causally and without a mask")
+    known = known_extras(LayerCall(layer=-1, real=None, scale=scale, window=None, extras=extras))
+    ticket, *prefix = handed
+    key, value = key.to(query.dtype), value.to(query.dtype)
+    out, _ = opaque.attend(query, key, value, *prefix, known.sinks, ticket, scale, window, known.softcap)
+    return out, None
+
+
+_uncompiled = torch.compiler.disable(attention)
+AttentionInterface.register(NAME, _attention)
 ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, _mask)

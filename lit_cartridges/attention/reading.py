@@ -101,7 +101,7 @@ class PrefixCall:
             if heads is not None:
                 seen = query[:, heads.repeat_interleave(query.shape[1] // len(heads)).argsort(stable=True)]
             reading.observe(call.layer, seen, call.scale, window, extras.softcap)
-        windowed = self._windowed(query, window) if flash and biases is None else None
+        windowed = self.windowed(query, window) if flash and biases is None else None
         if windowed is not None and prefix_key is not None and prefix_value is not None:
             key, value = windowed.joined(prefix_key, key), windowed.joined(prefix_value, value)
             prefix_key = prefix_value = None
@@ -114,7 +114,7 @@ class PrefixCall:
             *(query, key, value, prefix_key, prefix_value, call.scale, own, prefix, biases), *extras
         )
 
-    def _windowed(self, query: Tensor, window: int | None) -> WindowedPacking | None:
+    def windowed(self, query: Tensor, window: int | None) -> WindowedPacking | None:
         """How packed sequences read a prefix of which their window hides some; None where it hides none."""
         lengths, prefix_tokens = self.reading.lengths, self.reading.num_tokens
         if window is None or lengths is None or prefix_tokens == 0 or self.reading.position_ids is not None:

@@ -103,21 +103,26 @@ class WindowedPacking:
         joined: Tensor = _Joined.apply(prefix, own, self)
         return joined
 
+    def join(self, prefix: Tensor, own: Tensor) -> Tensor:
+        """`joined`, without a tape."""
+        reached = prefix[0, :, prefix.shape[2] - self.reached :]
+        rows = torch.cat([reached.transpose(0, 1), own[0].transpose(0, 1)])
+        return rows[self.sources].transpose(0, 1)[None]
+
+    def split(self, grad: Tensor, prefix_tokens: int) -> tuple[Tensor, Tensor]:
+        """Gradients of prefix and own keys from that of `join`; of the prefix's copies they are summed in fp32."""
+        rows = grad[0].transpose(0, 1)
+        d_reached = rows[self.of_prefix].sum(0, dtype=torch.float32).to(rows.dtype)
+        d_prefix = torch.nn.functional.pad(d_reached, (0, 0, 0, 0, prefix_tokens - self.reached, 0))
+        return d_prefix.transpose(0, 1)[None], rows[self.of_own].transpose(0, 1)[None]
+
 
 class _Joined(torch.autograd.Function):
-    """The gradients of the prefix's copies are summed in fp32."""
-
     @staticmethod
     def forward(ctx: Any, prefix: Tensor, own: Tensor, packing: WindowedPacking) -> Tensor:
         ctx.packing, ctx.prefix_tokens = packing, prefix.shape[2]
-        reached = prefix[0, :, prefix.shape[2] - packing.reached :]
-        rows = torch.cat([reached.transpose(0, 1), own[0].transpose(0, 1)])
-        return rows[packing.sources].transpose(0, 1)[None]
+        return packing.join(prefix, own)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        packing, rows = ctx.packing, grads[0][0].transpose(0, 1)
-        d_reached = rows[packing.of_prefix].sum(0, dtype=torch.float32).to(rows.dtype)
-        hidden = ctx.prefix_tokens - packing.reached
-        d_prefix = torch.nn.functional.pad(d_reached, (0, 0, 0, 0, hidden, 0))
-        return d_prefix.transpose(0, 1)[None], rows[packing.of_own].transpose(0, 1)[None], None
+        return *ctx.packing.split(grads[0], ctx.prefix_tokens), None

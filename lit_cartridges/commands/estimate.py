@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from json import dumps
 from pathlib import Path
 from typing import Any, Literal
@@ -54,7 +54,7 @@ def estimate_recipe(
     recording: Path | str | None = None,
     teacher_tokens_per_s: float | None = None,
 ) -> dict[str, Any]:
-    """The figures of `Estimate` under ``figures``, with ``model``, ``assumptions`` and ``unknown``.
+    """The figures of `Estimate` under ``figures``, with ``model``, ``advice``, ``assumptions`` and ``unknown``.
 
     Args:
         recipe_args: options of ``fit``.
@@ -76,6 +76,9 @@ def estimate_recipe(
         teacher_shape=recipe.teacher_shape,
         teacher_tokens_per_s=teacher_tokens_per_s,
     )
+    other = estimate(
+        recipe.shape, replace(run, recompute=not run.recompute), machine, teacher_shape=recipe.teacher_shape
+    )
     unknown = list(recipe.unknown)
     if found.generating_s is None:
         unknown.append("how fast the teacher's servers write: --teacher_tokens_per_s says so")
@@ -90,6 +93,7 @@ def estimate_recipe(
         "strategy": run.strategy,
         "teacher": run.teacher,
         "figures": {**asdict(found), "fits": found.fits},
+        "advice": _advice(run.recompute, found, other),
         "assumptions": assumed + recipe.assumptions,
         "unknown": unknown,
     }
@@ -135,9 +139,22 @@ def told_as_text(told: dict[str, Any]) -> str:
     wide = max(len(name) for name, _ in rows)
     head = f"{told['model']} on {told['chip']}, {told['processes']} process(es), {told['strategy']}"
     lines = [head, *(f"{name:<{wide}}  {value}".rstrip() for name, value in rows)]
+    lines += ["advice:", *(f"  - {one}" for one in told["advice"])] if told["advice"] else []
     lines += ["assumed:", *(f"  - {one}" for one in told["assumptions"])]
     lines += ["not in it:", *(f"  - {one}" for one in told["unknown"])]
     return "\n".join(printable_line(line) if line.strip() else line for line in lines)
+
+
+def _advice(recompute: bool, found: Any, other: Any) -> list[str]:
+    """Layers are run again where that is what it takes to fit, and nowhere else."""
+    from lit_cartridges.evals.table import bytes_text
+
+    if not other.fits or found.fits and not recompute:
+        return []
+    takes = f"training then takes {bytes_text(round(other.training_peak_bytes))}"
+    if recompute:
+        return [f"--model.gradient_checkpointing false: no layer need be run again, {takes}"]
+    return [f"--model.gradient_checkpointing true: {takes}"]
 
 
 def duration(seconds: float | None) -> str:

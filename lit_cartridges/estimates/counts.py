@@ -16,6 +16,7 @@ and causal attention as its whole square. A causal kernel does about half of tha
 from __future__ import annotations
 
 from lit_cartridges.estimates.shapes import Row, Shape
+from lit_cartridges.losses import fp32_rows
 
 FP32 = 4
 # DeepSpeed's buckets for gradients, as Lightning's strategy sets them: two of so many fp32 elements (overlap_comm).
@@ -108,11 +109,14 @@ def kept_bytes(shape: Shape, row: Row) -> int:
 
 
 def working_bytes(shape: Shape, row: Row) -> int:
-    """The most that lives beside what is kept: the loss of a chunk of answers (fp32 log-probabilities and twice their
-    gradient), or the backward pass of a layer (four tensors of the MLP's width and four of the model's, and what the layer
-    keeps if it is recomputed).
+    """The most that lives beside what is kept: the loss of a chunk of answers (of a block of them fp32 log-probabilities and
+    twice their gradient, and where there are several the chunk's logits and their gradient), or the backward pass of a layer
+    (four tensors of the MLP's width and four of the model's, and what the layer keeps if it is recomputed).
     """
-    loss = 3 * FP32 * min(row.loss_chunk_tokens, row.answers) * shape.vocabulary
+    chunk = min(row.loss_chunk_tokens, row.answers)
+    block = min(chunk, fp32_rows(shape.vocabulary))
+    logits = 2 * row.element_bytes * chunk if block < chunk else 0
+    loss = (logits + 3 * FP32 * block) * shape.vocabulary
     layer = 4 * row.element_bytes * row.tokens * (shape.mlp_width + shape.width)
     return max(loss, layer + (layer_kept_bytes(shape, row) if row.recompute else 0))
 

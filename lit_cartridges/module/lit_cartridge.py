@@ -9,7 +9,7 @@ every process runs the same collective operations in every step.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from lit_cartridges.models.base_weights import plain_token
 from lit_cartridges.models.position_limit import max_positions
 from lit_cartridges.module.answers_of_step import AnswersOfStep
 from lit_cartridges.module.checkpointed import Checkpointed
+from lit_cartridges.module.compiled_layers import CompiledLayers, require_compilable
 from lit_cartridges.module.finite_losses import FiniteLosses
 from lit_cartridges.module.new_cartridge import (
     checkpoint_cartridge,
@@ -41,7 +42,7 @@ from lit_cartridges.module.new_cartridge import (
     new_cartridge,
     require_material,
 )
-from lit_cartridges.module.optimizers import OptimizerOf, OwnOptimizer, ScheduleOf
+from lit_cartridges.module.optimizers import OptimizerOf, OwnOptimizer, ScheduleOf, adam
 from lit_cartridges.module.packed_forward import student_hidden, teacher_hidden
 from lit_cartridges.module.recomputing import recomputes_layers
 from lit_cartridges.runs.callback_rules import require_callbacks
@@ -86,6 +87,8 @@ class LitCartridge(Checkpointed):
         dtype: of the frozen weights: "auto" (as in their files), "float32", "bfloat16", "float16". The cartridge and
             its moments are fp32 in any case.
         gradient_checkpointing: recompute layers in the backward pass to save memory.
+        compile_layers: compile the student's layers with torch.compile (minutes at the first step, fewer kernels afterwards;
+            on a CPU it needs a C++ compiler); whole models only, neither sharded, spread nor quantised.
         loss_chunk_tokens: answer tokens whose logits exist at a time.
         seed: of the init strategy.
         revision: branch, tag or commit of ``model`` on the Hub; by default its main branch.
@@ -111,6 +114,7 @@ class LitCartridge(Checkpointed):
         final_lr_share: Share = 0.1,
         dtype: DTypeName = "auto",
         gradient_checkpointing: bool = False,
+        compile_layers: bool = False,
         loss_chunk_tokens: PositiveInt = 1024,
         seed: Seed = 0,
         revision: str | None = None,
@@ -132,7 +136,7 @@ class LitCartridge(Checkpointed):
         self.learning_rate, self.betas = learning_rate, betas
         self.warmup_steps, self.final_lr_share = warmup_steps, final_lr_share
         self.dtype_name, self.gradient_checkpointing = dtype, gradient_checkpointing
-        self.loss_chunk_tokens, self.seed = loss_chunk_tokens, seed
+        self.compile_layers, self.loss_chunk_tokens, self.seed = compile_layers, loss_chunk_tokens, seed
         self._student = FrozenModel(
             setting="model.model",
             name=model,
@@ -150,6 +154,7 @@ class LitCartridge(Checkpointed):
             )
         self.init_cost: InitCost | None = None
         self._attached = ExitStack()
+        self._compiled: CompiledLayers | None = None
         self._step = AnswersOfStep()
         self.finite_losses = FiniteLosses()
         self.material: Material | None = None
@@ -203,6 +208,8 @@ class LitCartridge(Checkpointed):
                 f"max_position_embeddings={limit}; choose fewer"
             )
         self._student.require_loadable(self.trainer.strategy)
+        if self.compile_layers:
+            require_compilable(self._student, self.trainer.strategy)
         if stage == "fit" and not self.trainer.ckpt_path and self.cartridge is None:
             self.init.check_model(self.model_config, self.num_tokens)
             require_material(self.init, self.material)
@@ -223,6 +230,9 @@ class LitCartridge(Checkpointed):
         # In one order on all processes, since a sharded model's first reading gathers its weights.
         for frozen in dict.fromkeys((self.student, self.frozen_teacher)):
             self._attached.enter_context(reads_prefixes(frozen))
+        if self.compile_layers and self._compiled is None:
+            self._compiled = CompiledLayers(self.student)
+            self._compiled.try_out()
         if self._data is not None:
             self._data.bind_teacher(self.frozen_teacher)
         if self.cartridge is not None:
@@ -279,7 +289,11 @@ class LitCartridge(Checkpointed):
     def forward(self, batch: PackedBatch) -> Tensor:
         """Final hidden states [answers, width] of the student at the places that predict answer tokens."""
         assert self.cartridge is not None and self.student is not None
-        with recomputes_layers(self.student) if self.gradient_checkpointing else nullcontext():
+        with ExitStack() as stack:
+            if self._compiled is not None:
+                stack.enter_context(self._compiled.in_use())
+            if self.gradient_checkpointing:
+                stack.enter_context(recomputes_layers(self.student))
             return student_hidden(self.student, self.cartridge, batch)
 
     def losses(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor]:
@@ -383,7 +397,7 @@ class LitCartridge(Checkpointed):
             if own.lr_scheduler is None:
                 return optimizer
         else:
-            optimizer = torch.optim.Adam(self.cartridge.parameters(), lr=self.learning_rate, betas=self.betas)
+            optimizer = adam(self, self.trainer.strategy)
         if own.lr_scheduler is not None:
             schedule = own.lr_scheduler(optimizer)
         else:

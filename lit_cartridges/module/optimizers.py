@@ -16,6 +16,37 @@ OptimizerOf = Callable[[Iterable[Tensor]], Optimizer]
 ScheduleOf = Callable[[Optimizer], Any]
 
 
+def adam(module: Any, strategy: Any) -> torch.optim.Adam:
+    """Adam on the cartridge of a `LitCartridge`; on a CUDA device two launches for all of its tensors, and no waiting.
+
+    There its state is saved as the plain one's and taken from either, so that a run goes on anywhere. ZeRO hands its
+    optimizer tensors that it joins itself, whose count of steps lies on the CPU.
+    """
+    tensors = list(module.cartridge.parameters())
+    fused = fuses(tensors[0].device) and not strategy.handles_gradient_accumulation
+    optimizer = torch.optim.Adam(
+        tensors, lr=module.learning_rate, betas=module.betas, fused=True if fused else None
+    )
+    if fused:
+        optimizer.register_state_dict_post_hook(_saved_as_plain)
+        optimizer.register_load_state_dict_pre_hook(_taken_from_either)
+    return optimizer
+
+
+def fuses(device: torch.device) -> bool:
+    """Not on the CPU, where results stay what they were."""
+    return device.type == "cuda"
+
+
+def _saved_as_plain(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    kept = {index: held | {"step": held["step"].cpu()} for index, held in state["state"].items()}
+    return {"state": kept, "param_groups": [group | {"fused": None} for group in state["param_groups"]]}
+
+
+def _taken_from_either(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    return state | {"param_groups": [group | {"fused": True} for group in state["param_groups"]]}
+
+
 class OwnOptimizer:
     """An optimizer and a schedule that stand for the ones of `LitCartridge`; each may be None.
 

@@ -18,6 +18,7 @@ from benchmarks import scaling as script
 from benchmarks._rates import rates_of
 from benchmarks._scaling_measured import SMALL, config_of, small_llama
 from benchmarks.scaling import LLAMA_3_1
+from lit_cartridges import losses
 from lit_cartridges.attention import reads_prefixes
 from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.cartridge import Cartridge
@@ -67,11 +68,12 @@ def test_a_training_step(name, dtype, recompute):
     check(measured.compare_training(name, SMALL[name], dtype=dtype, recompute=recompute))
 
 
-def test_a_loss_in_several_chunks():
+@pytest.mark.parametrize("rows_in_fp32", [3, 20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_loss_in_several_chunks(monkeypatch, dtype, rows_in_fp32):
     name = "large vocabulary"
-    found = measured.compare_training(
-        name, SMALL[name], dtype=torch.bfloat16, recompute=True, loss_chunk_tokens=20
-    )
+    monkeypatch.setattr(losses, "_FP32_LOGITS", rows_in_fp32 * SMALL[name].vocabulary)
+    found = measured.compare_training(name, SMALL[name], dtype=dtype, recompute=True, loss_chunk_tokens=20)
     check(found)
 
 

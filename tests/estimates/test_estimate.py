@@ -236,3 +236,23 @@ def test_the_bundled_model_as_users_run_it(tmp_path):
     )
     for figure, measured in (("training_s", "time/training_s"), ("generating_s", "time/generating_s")):
         assert last(measured) / 4 < told[figure] < last(measured) * 4  # other processes take their share
+
+
+def test_layers_are_run_again_where_that_is_what_it_takes_to_fit(recipe, tmp_path):
+    """Rows of so many tokens that this card holds a step either way, in one way, or in none."""
+    deep = Path(save_model(tmp_path / "deep"))
+    config = json.loads((deep / "config.json").read_text())
+    (deep / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 24}))
+
+    def told(tokens, recompute):
+        settings = recipe | {"model.model": str(deep), "data.tokens_per_batch": str(tokens)}
+        settings["model.gradient_checkpointing"] = recompute
+        return estimate_recipe([f"--{name}={value}" for name, value in settings.items()], chip="l4")
+
+    many = next(n for n in (2**k for k in range(10, 40)) if not told(n, "false")["figures"]["fits"])
+    assert "--model.gradient_checkpointing false" in told_as_text(told(many // 2, "true"))
+    assert "advice" not in told_as_text(told(many // 2, "false"))
+    assert told(many, "false")["advice"][0].startswith(
+        "--model.gradient_checkpointing true: training then takes"
+    )
+    assert not told(2**24, "false")["advice"]

@@ -53,7 +53,7 @@ def data_for(corpus, recorded, objective):
 def test_no_step_waits_for_the_device(
     tmp_path, corpus, recorded, flash, monkeypatch, name, objective, options
 ):
-    """Windows and soft-caps too. Outside: Adam's own count of steps, logging, and the loss of the micro-batch before."""
+    """Windows and soft-caps too. Outside: logging, and the loss of the micro-batch before; Adam is in test_optimizers."""
     packed = partial(PackedPart.of_lengths, device=torch.device("cpu"))
     monkeypatch.setattr(
         "lit_cartridges.attention.reading.SlicedPart", lambda n, window: packed(n, window=window)

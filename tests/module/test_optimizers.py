@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.cli import ReduceLROnPlateau
@@ -10,6 +11,8 @@ from torch.optim.lr_scheduler import LinearLR, StepLR
 
 from lit_cartridges.cli import main
 from lit_cartridges.errors import SettingError
+from lit_cartridges.module import optimizers
+from tests.dispatched import Dispatched
 from tests.test_cli import command, options  # noqa: F401  a fixture
 from tests.tiny_run import Curve, SaveAt, fit, from_recording, new_module, same_tensors
 
@@ -74,6 +77,49 @@ def test_a_run_goes_on_with_their_state(run, tmp_path):
     rest, _, after = run(*own, ckpt_path=tmp_path / "at.ckpt")
     assert after.losses == curve.losses[2:]
     assert same_tensors(rest.state_dict(), whole.state_dict())
+
+
+class InOptimizerStep(L.Callback):
+    """What an optimizer step hands to the dispatcher, that of the backward pass left out."""
+
+    def __init__(self) -> None:
+        self.steps = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.steps.append(Dispatched())
+        self.steps[-1].__enter__()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.steps[-1].__exit__(None, None, None)
+
+
+def test_adam_on_a_device_is_one_launch_and_its_state_is_the_plain_ones(run, tmp_path, monkeypatch):
+    """The CPU in the part of a CUDA device. Either goes on from the other's checkpoint."""
+    plain, _, plain_curve = run(None, None, SaveAt(2, tmp_path / "plain.ckpt"))
+    with monkeypatch.context() as fusing:
+        fusing.setattr(optimizers, "fuses", lambda device: True)
+        fused, _, fused_curve = run(None, None, SaveAt(2, tmp_path / "fused.ckpt"))
+        watch = InOptimizerStep()
+        onwards, trainer, _ = run(None, None, watch, ckpt_path=tmp_path / "plain.ckpt", log_every_n_steps=99)
+        assert trainer.optimizers[0].param_groups[0]["fused"] is True
+    assert len(watch.steps) == 2
+    for step in watch.steps:
+        assert step.names["_fused_adam_"] == 1 and step.launched < 8
+        assert step.waits == {"_local_scalar_dense": 2}, "two curves look at the loss afterwards"
+    back, trainer, _ = run(ckpt_path=tmp_path / "fused.ckpt")
+    assert trainer.optimizers[0].param_groups[0]["fused"] is None
+    assert fused_curve.losses == pytest.approx(plain_curve.losses, rel=1e-4)
+    for other in (fused, onwards, back):
+        for mine, theirs in zip(plain.cartridge.parameters(), other.cartridge.parameters(), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+    states = [
+        torch.load(tmp_path / f"{name}.ckpt", weights_only=True)["optimizer_states"][0]
+        for name in ("plain", "fused")
+    ]
+    assert states[0]["param_groups"] == states[1]["param_groups"]
+    for mine, theirs in zip(states[0]["state"].values(), states[1]["state"].values(), strict=True):
+        assert mine.keys() == theirs.keys() and torch.equal(mine["step"], theirs["step"])
+        assert theirs["step"].device.type == "cpu"
 
 
 def test_a_plateau_is_looked_at_when_its_figure_is_new(run, monkeypatch):
