@@ -105,17 +105,7 @@ class AttachedCartridge:
 
     def messages(self, messages: ChatMessages) -> list[Message]:
         """A chat as the renderer takes it."""
-        known = []
-        for message in messages:
-            role, content = message["role"], message["content"]
-            if role not in ("user", "assistant") or not isinstance(content, str):
-                raise RendererError(
-                    f"a message of role {role!r}: behind a cartridge, which stands in the place of the system message, a chat "
-                    "has user and assistant messages of text"
-                )
-            ids = self.renderer.answer_ids(content) if role == "assistant" else []
-            known.append(Message(role, content, np.asarray(ids, dtype=np.int32)))
-        return known
+        return rendered_messages(self.renderer, messages)
 
     def reply_ids(self, messages: Sequence[Message], *, max_new_tokens: int, **options: Any) -> Tensor:
         """int64 [tokens] of the answer to ``messages``, its end token included."""
@@ -165,6 +155,25 @@ class AttachedCartridge:
                 "the chat has a system message, and the cartridge stands in its place; leave the system message out"
             )
         return ids
+
+
+def rendered_messages(renderer: ChatRenderer, messages: ChatMessages) -> list[Message]:
+    """A chat behind a cartridge as ``renderer`` takes it.
+
+    Raises:
+        RendererError: other roles than user and assistant.
+    """
+    known = []
+    for message in messages:
+        role, content = message["role"], message["content"]
+        if role not in ("user", "assistant") or not isinstance(content, str):
+            raise RendererError(
+                f"a message of role {role!r}: behind a cartridge, which stands in the place of the system message, a chat "
+                "has user and assistant messages of text"
+            )
+        ids = renderer.answer_ids(content) if role == "assistant" else []
+        known.append(Message(role, content, np.asarray(ids, dtype=np.int32)))
+    return known
 
 
 def _opening(render: Callable[[Sequence[Message]], list[int]]) -> list[int]:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,7 +36,7 @@ from lit_cartridges.cartridge_files.description import (
 )
 from lit_cartridges.cartridge_files.model_card import model_card
 from lit_cartridges.errors import CartridgesError
-from lit_cartridges.files.content import one_line
+from lit_cartridges.files.content import one_line, parse_json
 from lit_cartridges.models.found_models import license_on_hub, refusal, unreachable
 from lit_cartridges.provenance import Provenance
 from lit_cartridges.runs.atomic_files import write_atomically
@@ -140,17 +141,31 @@ def here_or_downloaded(
         ) from error
 
 
+def read_header(file: Path) -> tuple[Description, dict[str, Any]]:
+    """What the header of ``cartridge.safetensors`` says, checked as far as it can be without reading the tensors; parsed, and
+    as the JSON object of ``cartridge.json``.
+
+    Raises:
+        CartridgeFileError: see `load_cartridge`.
+    """
+    with _told(file), safe_open(file, framework="pt") as held:
+        return _header(held, file)
+
+
+def _header(held: Any, file: Path) -> tuple[Description, dict[str, Any]]:
+    text = (held.metadata() or {}).get("cartridge")
+    if text is None:
+        raise CartridgeFileError(f"{file} is a safetensors file but not a cartridge's: it has no description")
+    known = Description.parse(text)
+    known.require_tensors({name: held.get_slice(name).get_shape() for name in held.keys()})
+    known.require_intact()
+    return known, parse_json(text)
+
+
 def _read(file: Path) -> tuple[HeldCartridge, Description]:
-    try:
+    with _told(file):
         with safe_open(file, framework="pt") as held:
-            text = (held.metadata() or {}).get("cartridge")
-            if text is None:
-                raise CartridgeFileError(
-                    f"{file} is a safetensors file but not a cartridge's: it has no description"
-                )
-            known = Description.parse(text)
-            known.require_tensors({name: held.get_slice(name).get_shape() for name in held.keys()})
-            known.require_intact()
+            known, _ = _header(held, file)
             tensors = {name: held.get_tensor(name) for name in held.keys()}
         _require_whole(tensors, known)
         sides = [[tensors[f"layers.{i}.{side}"] for i in range(known.num_layers)] for side in known.sides]
@@ -164,6 +179,13 @@ def _read(file: Path) -> tuple[HeldCartridge, Description]:
         )
         require_finite(cartridge)
         return cartridge, known
+
+
+@contextmanager
+def _told(file: Path) -> Iterator[None]:
+    """A body whose errors name the file."""
+    try:
+        yield
     except CartridgeFileError:
         raise
     except ValueError as error:

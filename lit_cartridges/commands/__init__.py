@@ -21,6 +21,7 @@ COMMANDS = (
     "passkey",
     "compare-inits",
     "chat",
+    "serve",
     "compose",
     "convert",
     "demo",

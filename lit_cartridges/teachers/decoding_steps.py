@@ -8,10 +8,10 @@ shapes follow the rows, whose lines of the cache must then lie side by side.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from lit_cartridges.attention.prefix_pool import PrefixPool
 from lit_cartridges.attention.readers import Reader
 from lit_cartridges.attention.rows_cache import RowsCache
 from lit_cartridges.attention.rows_reading import Prefix, RowsReading
-from lit_cartridges.teachers.contexts import Context, Contexts
+from lit_cartridges.teachers.contexts import Context
 from lit_cartridges.teachers.row import Row
 from lit_cartridges.teachers.row_table import RowTable
 from lit_cartridges.teachers.step_graphs import StepGraphs
@@ -48,11 +48,26 @@ class Launched:
         return [x.numpy() for x in self.chosen]
 
 
+class ReadsContexts(Protocol):
+    """What stands in front of rows, by what they call it (see `Contexts`)."""
+
+    pool: PrefixPool[Any] | None
+
+    def read(self, model: PreTrainedModel, context: Any) -> Prefix:
+        """Its keys and values."""
+        ...
+
+    def keep(self, contexts: Collection[Any], reader: object) -> None:
+        """Give back those of others."""
+
+
 class DecodingSteps:
     """To be used inside `reads_prefixes` and without gradients, after `begin`.
 
     Args:
         contexts: gives what rows read.
+        choice: what chooses the rows' next tokens.
+        pools: use static shapes where they can be.
 
     Attributes:
         pooled: steps have static shapes, and read `contexts.pool`.
@@ -62,10 +77,18 @@ class DecodingSteps:
 
     choice: TokenChoice
 
-    def __init__(self, model: PreTrainedModel, contexts: Contexts) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        contexts: ReadsContexts,
+        *,
+        choice: type[TokenChoice] = TokenChoice,
+        pools: bool = True,
+    ) -> None:
+        self._new_choice = choice
         self.model: Any = model
         self.contexts = contexts
-        self.pooled = _may_pool(model)
+        self.pooled = pools and _may_pool(model)
         if self.pooled and contexts.pool is None:
             contexts.pool = PrefixPool()
         self.pool = contexts.pool
@@ -135,7 +158,7 @@ class DecodingSteps:
         self.rows, count = rows, len(rows)
         if count == 0:
             return
-        self.choice = TokenChoice(self.rows, self.model.device, picks=not self.pooled)
+        self.choice = self._new_choice(self.rows, self.model.device, picks=not self.pooled)
         if not self.pooled:
             self._runs = self._runs_of(self.rows, [1] * count)
             self._lines = torch.arange(count, device=self.model.device)

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from itertools import groupby
+from typing import Any
 
 from transformers import PreTrainedModel
 
-from lit_cartridges.teachers.contexts import Contexts
-from lit_cartridges.teachers.decoding_steps import DecodingSteps, Launched
+from lit_cartridges.teachers.decoding_steps import DecodingSteps, Launched, ReadsContexts
 from lit_cartridges.teachers.row import Row
 
 _PROMPT_TOKENS = 4096  # read at once, so that memory is bounded; a longer prompt alone
@@ -30,10 +30,11 @@ class RowBatch:
 
     Args:
         contexts: gives what rows read.
+        options: of `DecodingSteps`.
     """
 
-    def __init__(self, model: PreTrainedModel, contexts: Contexts) -> None:
-        self.contexts, self.steps = contexts, DecodingSteps(model, contexts)
+    def __init__(self, model: PreTrainedModel, contexts: ReadsContexts, **options: Any) -> None:
+        self.contexts, self.steps = contexts, DecodingSteps(model, contexts, **options)
         self.rows: list[Row] = []
         self._launched: list[Launched] = []
 
@@ -76,7 +77,7 @@ class RowBatch:
         due = self._launched[: len(self._launched) - len(later)]
         self._launched, ended = later, [end for launched in due for end in self._ends(launched)]
         if ended:
-            self._leave({row for row, _ in ended})
+            self.leave({row for row, _ in ended})
         return ended
 
     def _ends(self, launched: Launched) -> list[tuple[Row, bool]]:
@@ -94,8 +95,9 @@ class RowBatch:
                 ended.append((row, token in self.stops))
         return ended
 
-    def _leave(self, leaving: Collection[Row]) -> None:
-        """Rows that stay keep their contexts' order; lines move up where they must lie side by side, as few as can."""
+    def leave(self, leaving: Collection[Row]) -> None:
+        """Let these go, before their end too. Rows that stay keep their contexts' order; lines move up where they must lie
+        side by side, as few as can."""
         self.steps.table.leave(list(leaving))
         staying = [
             [at for at, _ in run if self.rows[at] not in leaving]

@@ -104,6 +104,7 @@ class Place:
             "demo": {"--folder": f"{self.folder / 'demo'}", "--corpus": corpus},
             "compose": {"--output": f"{self.folder / 'both'}"},
             "convert": {"--to": "peft"},
+            "serve": {"--port": "0"},
         }.get(command, {})
 
     def tidy(self) -> None:
@@ -239,7 +240,7 @@ def command_line(
     rest = [f"{place.folder / 'cartridge'}"] if command in ("chat", "compose", "convert") else []
     rest += [f"{place.folder / 'out'}"] if command == "convert" else []
     rest += (
-        [f"{place.folder}"] if command == "report" else []
+        [f"{place.folder}"] if command in ("report", "serve") else []
     )  # which holds a cartridge, as a run's folder does
     return [command, *rest, *(f"{name}={text}" for name, text in base.items()), f"{flag}={value}"]
 

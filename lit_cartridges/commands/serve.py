@@ -1,0 +1,168 @@
+"""``lit-cartridges serve``: an OpenAI API in front of a folder of cartridges."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from jsonargparse.typing import SecretStr
+
+from lit_cartridges.errors import SettingError
+from lit_cartridges.optional import require_modules
+from lit_cartridges.settings import (
+    Check,
+    Count,
+    DeviceName,
+    DTypeName,
+    Existing,
+    PositiveFloat,
+    PositiveInt,
+    Range,
+    checked,
+)
+from lit_cartridges.settings.model_checks import DeviceMap, QuantizationConfig
+from lit_cartridges.terminal import printable_line
+
+
+@dataclass(frozen=True)
+class OriginOfPage(Check):
+    """An origin as browsers send it."""
+
+    def problem(self, value: Any) -> str | None:
+        """See `Check.problem`."""
+        if value == "*" or re.fullmatch(r"https?://[^/\s]+", value):
+            return None
+        return "must be origins of pages, such as https://example.org, or * for all"
+
+
+Port = Annotated[int, Range(least=0, most=65535)]
+ShelfFolder = Annotated[Path, Existing("folder")]
+Origin = Annotated[str, OriginOfPage()]
+KEY_VARIABLE = "LIT_CARTRIDGES_API_KEY"
+
+
+@checked
+def serve_command(
+    folder: ShelfFolder,
+    *,
+    engine: Literal["local", "vllm"] = "local",
+    model: str | None = None,
+    served_name: str | None = None,
+    host: str = "127.0.0.1",
+    port: Port = 8000,
+    api_key: SecretStr | str | None = None,
+    allow_origins: list[Origin] | None = None,
+    max_rows: Count = 32,
+    max_kv_tokens: PositiveInt = 65_536,
+    max_requests: Count = 256,
+    max_new_tokens: PositiveInt = 512,
+    max_cartridge_gb: PositiveFloat = 4.0,
+    max_body_bytes: PositiveInt = 2**20,
+    drain_s: PositiveFloat = 30.0,
+    dtype: DTypeName | None = None,
+    device: DeviceName = "auto",
+    revision: str | None = None,
+    token: SecretStr | str | None = None,
+    trust_remote_code: bool = False,
+    device_map: DeviceMap | None = None,
+    quantization_config: QuantizationConfig | None = None,
+) -> None:
+    """Answer OpenAI's API from every cartridge of a folder, each under its own name, until Ctrl-C or SIGTERM.
+
+    The name of FOLDER/X/cartridge and of FOLDER/X is X; "a+b" composes two; the model's own name reads none. What is added,
+    replaced or removed is so at once. docs/serving.md has the routes and what is refused.
+
+    Args:
+        folder: of runs, or of cartridges.
+        engine: local: in this process, requests behind different cartridges in one batch.
+        model: the frozen model; by default the one that the cartridges name.
+        served_name: the model's name in requests; by default its name, or the last part of its path.
+        host: address to listen at; by default this machine alone reaches it. 0.0.0.0 is every one.
+        port: 0 takes one that is free, and prints it.
+        api_key: that requests must have ("Authorization: Bearer …"); by default what LIT_CARTRIDGES_API_KEY holds, if anything.
+        allow_origins: of web pages that a browser lets read the answers (CORS); none by default.
+        max_rows: replies written at once; more wait.
+        max_kv_tokens: replies at once times the longest prompt and reply, which bounds the memory of the batch.
+        max_requests: open at once; more are told to come again (429).
+        max_new_tokens: of a chat's reply where the request does not say.
+        max_cartridge_gb: of cartridges kept in memory, in 10^9 bytes.
+        max_body_bytes: of a request.
+        drain_s: after SIGTERM, time for open requests to end.
+        dtype: of the model: "auto" (as in its files), "float32", "bfloat16", "float16"; by default the cartridges'.
+        device: "auto", "cpu", "cuda", "cuda:1", …
+        revision: branch, tag or commit of the model on the Hub; by default the cartridges'.
+        token: for private and gated models of the Hub, where HF_TOKEN does not hold it.
+        trust_remote_code: run code that comes with the model, if it needs that.
+        device_map: "auto", or a device per module, which accelerate then spreads; ``device`` is not used then.
+        quantization_config: as transformers takes it: ``{load_in_4bit: true}``; by default the cartridges'.
+    """
+    if engine == "vllm":
+        raise SettingError("is not there yet; local serves the same requests in this process", engine=engine)
+    require_modules("starlette", "uvicorn", "prometheus_client")
+    from lit_cartridges.models import hub_options, load_model, load_tokenizer
+    from lit_cartridges.models.base_weights import plain_token, with_recorded
+    from lit_cartridges.serving.app import App
+    from lit_cartridges.serving.guard import LOCAL_HOSTS
+    from lit_cartridges.serving.metrics import Metrics
+    from lit_cartridges.serving.residents import unreadable_by
+    from lit_cartridges.serving.running import listening, serve
+    from lit_cartridges.serving.service import Limits, Service
+    from lit_cartridges.serving.shelf import Shelf, require_one_base, served_as
+
+    found = Shelf(folder).all()
+    if model is None:
+        require_one_base(found)
+    given = {
+        "dtype": dtype,
+        "revision": revision,
+        "token": plain_token(token),
+        "trust_remote_code": trust_remote_code,
+        "device_map": device_map,
+        "quantization_config": quantization_config,
+    }
+    named, settings = with_recorded([one.provenance for one in found], model, given)
+    if not named:
+        raise SettingError("holds no cartridge that names its model; give --model", folder=str(folder))
+    name = served_name or served_as(named)
+    bound = listening(host, port)
+    setting = "--model" if model else "base_model of the cartridges"
+    tokenizer = load_tokenizer(named, setting=setting, **hub_options(settings))
+    frozen = load_model(named, device=device, setting=setting, **settings)
+    shelf = Shelf(folder, refuses=unreadable_by(frozen))
+    if shelf.is_there(name):
+        raise SettingError(
+            f"a cartridge of the folder has the model's name {name!r}; give the model another with --served_name",
+            folder=str(folder),
+        )
+    limits = Limits(
+        max_rows=max_rows,
+        max_kv_tokens=max_kv_tokens,
+        max_requests=max_requests,
+        max_new_tokens=max_new_tokens,
+        max_cartridge_bytes=round(max_cartridge_gb * 1e9),
+        max_body_bytes=max_body_bytes,
+    )
+    service = Service(frozen, tokenizer, shelf, name=name, limits=limits, metrics=Metrics())
+    key = plain_token(api_key) or os.environ.get(KEY_VARIABLE) or None
+    local = host in LOCAL_HOSTS
+    if not local and key is None:
+        print(
+            "warning: whoever reaches this host may ask; give --api_key to be asked for one", file=sys.stderr
+        )
+    app = App(service, api_key=key, allow_origins=allow_origins, local_host_only=local and key is None)
+
+    def started() -> None:
+        address = f"[{host}]" if ":" in host else host
+        print(
+            f"serving http://{address}:{bound.getsockname()[1]}/v1 in this process, on {frozen.device}:",
+            flush=True,
+        )
+        print(printable_line(f"  {name} (no cartridge)"), flush=True)
+        for one in shelf.all():
+            print(printable_line(f"  {one.name} ({one.facts.num_tokens} positions)"), flush=True)
+
+    serve(app, bound, drain_s=drain_s, started=started)

@@ -1,0 +1,93 @@
+"""The next token of every row as a server's clients ask for it: from the likeliest ones alone, and with log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_cartridges.teachers.row import Row
+from lit_cartridges.teachers.row_table import RowTable
+from lit_cartridges.teachers.token_choice import TokenChoice
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Log-probabilities at temperature 1 of a token that was chosen, and of the likeliest ones with their ids."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(eq=False, kw_only=True)
+class ServedRow(Row):
+    """Args:
+    owner: whose it is, and ``index`` which of the owner's.
+    top_p: sampled from the likeliest tokens that have this probability together.
+    logprobs: tokens beside the chosen one to be noted; None for none at all.
+    noted: one for each token.
+    broken: its scores were no numbers.
+    """
+
+    owner: Any
+    index: int
+    top_p: float = 1.0
+    logprobs: int | None = None
+    noted: list[Chosen] = field(default_factory=list)
+    broken: bool = False
+
+
+class ServedChoice(TokenChoice):
+    """Chooses for `ServedRow`s."""
+
+    def __init__(self, rows: Sequence[Row], device: torch.device, *, picks: bool) -> None:
+        super().__init__(rows, device, picks=picks)
+        drawn = [row for row in rows if row.temperature > 0]
+        self._temperatures = torch.tensor([[row.temperature] for row in drawn], device=device)
+        shares = [row.top_p for row in drawn if isinstance(row, ServedRow)]
+        self._shares = torch.tensor([shares], device=device).T if any(share < 1 for share in shares) else None
+        self._noting = [
+            (at, row)
+            for at, row in enumerate(rows)
+            if isinstance(row, ServedRow) and row.logprobs is not None
+        ]
+
+    def __call__(self, scores: Tensor, table: RowTable) -> Tensor:
+        """See `TokenChoice`."""
+        scores = self._within_limits(scores.clone()) if self.limited else scores
+        chosen = super().__call__(scores, table)
+        for row, nan in zip(self.rows, scores.amax(-1).isnan().tolist(), strict=True):
+            if nan and isinstance(row, ServedRow):
+                row.broken = True
+        if self._noting:
+            self._note(scores, chosen)
+        return chosen
+
+    def _drawn(
+        self, scores: Tensor, table: RowTable, at: Tensor | None, likeliest: Tensor | None = None
+    ) -> Tensor:
+        scores = scores if self._shares is None else self._likeliest(scores, self._shares)
+        return super()._drawn(scores, table, at, likeliest)
+
+    def _likeliest(self, scores: Tensor, shares: Tensor) -> Tensor:
+        """Scores without the tokens beyond the likeliest that reach each row's share (nucleus sampling, arXiv 1904.09751)."""
+        order = scores.argsort(dim=-1, descending=True)
+        likely = (scores / self._temperatures).softmax(-1).gather(-1, order)
+        beyond = likely.cumsum(-1) - likely >= shares
+        beyond[:, 0] = False
+        beyond &= shares < 1  # rounding must not take tokens from rows that draw from all
+        return scores.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+
+    def _note(self, scores: Tensor, chosen: Tensor) -> None:
+        at = torch.tensor([at for at, _ in self._noting], device=scores.device)
+        logprobs = scores[at].log_softmax(-1)
+        own = logprobs.gather(-1, chosen[at][:, None])[:, 0].tolist()
+        most = max(1, *(row.logprobs or 0 for _, row in self._noting))
+        top = logprobs.topk(min(most, logprobs.shape[-1]), dim=-1)
+        for (_, row), mine, ids, values in zip(
+            self._noting, own, top.indices.tolist(), top.values.tolist(), strict=True
+        ):
+            row.noted.append(Chosen(mine, tuple(zip(ids[: row.logprobs], values, strict=False))))

@@ -1,0 +1,237 @@
+"""From what was asked to tokens: what is read is taken, the prompt made, the length checked, and the engine given a job."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from lit_cartridges.models.position_limit import max_positions
+from lit_cartridges.serving.answers import Choice, Usage
+from lit_cartridges.serving.asked import Asked, ChatAsked
+from lit_cartridges.serving.engine import EngineError, Job, LocalEngine, Token
+from lit_cartridges.serving.metrics import Metrics
+from lit_cartridges.serving.prompts import Prompts
+from lit_cartridges.serving.refusals import Refusal
+from lit_cartridges.serving.residents import Resident, Residents
+from lit_cartridges.serving.shelf import Shelf
+
+_MOST_PARTS = 16  # of a composition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Args:
+    max_rows: replies written at once; more wait.
+    max_kv_tokens: rows at once times the longest prompt and reply.
+    max_requests: that are open; more are refused.
+    max_new_tokens: of a reply where a request does not say.
+    max_cartridge_bytes: of the cartridges that are held.
+    max_body_bytes: of a request.
+    """
+
+    max_rows: int = 32
+    max_kv_tokens: int = 65_536
+    max_requests: int = 256
+    max_new_tokens: int = 512
+    max_cartridge_bytes: int = 4 * 10**9
+    max_body_bytes: int = 2**20
+
+
+class Service:
+    """Args:
+    name: the model's, under which no cartridge is read.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, shelf: Shelf, *, name: str, limits: Limits, metrics: Metrics
+    ) -> None:
+        self.name, self.shelf, self.limits, self.metrics = name, shelf, limits, metrics
+        self.max_positions = max_positions(model.config)
+        text = model.config.get_text_config()
+        self.vocabulary = int(text.vocab_size)
+        self.prompts = Prompts(tokenizer)
+        self.residents = Residents(shelf, model, max_bytes=limits.max_cartridge_bytes, metrics=metrics)
+        stops = self.prompts.renderer.stop_token_ids(model.generation_config)
+        self.engine = LocalEngine(
+            model, stop_token_ids=stops, max_rows=limits.max_rows, max_kv_tokens=limits.max_kv_tokens
+        )
+        self.open_requests = 0
+        self._encoder, self._loader = (
+            ThreadPoolExecutor(1, thread_name_prefix=x) for x in ("encode", "load")
+        )
+        metrics.watch("rows", "Replies that are being written.", lambda: self.engine.rows)
+        metrics.watch("waiting", "Requests that wait for a place.", lambda: self.engine.waiting)
+        metrics.watch("open_requests", "Requests that are open.", lambda: self.open_requests)
+        metrics.watch(
+            "cartridges_resident", "Cartridges and compositions in memory.", lambda: self.residents.count
+        )
+        metrics.watch("cartridge_bytes", "Bytes of these.", lambda: self.residents.nbytes)
+
+    async def open(self, asked: Asked) -> Replies:
+        """Begin to answer; to be closed.
+
+        Raises:
+            Refusal: what cannot be answered, or not now.
+        """
+        if self.open_requests >= self.limits.max_requests:
+            raise Refusal(
+                f"{self.open_requests} requests are open, which is all that this server takes; ask again later",
+                status=429,
+                code="too_many_requests",
+            )
+        begun = time.perf_counter()
+        self.open_requests += 1
+        resident: Resident | None = None
+        try:
+            loop, names = asyncio.get_running_loop(), self._names(asked.model)
+            ids = await loop.run_in_executor(
+                self._encoder, lambda: self.prompts.ids(asked, behind=bool(names))
+            )
+            if not ids:
+                raise Refusal("the prompt has no tokens", param="prompt", code="invalid_value")
+            self._fitting(asked, len(ids), 0)  # before anything is loaded for it
+            if names:
+                resident = await loop.run_in_executor(self._loader, self.residents.take, names)
+            new = self._fitting(asked, len(ids), 0 if resident is None else resident.num_tokens)
+            replies = Replies(self, asked, ids, resident, new, begun)
+            self.engine.submit(replies.job)
+        except BaseException as error:
+            self.open_requests -= 1
+            if resident is not None:
+                self.residents.give_back(resident)
+            if isinstance(error, EngineError):
+                raise Refusal(str(error), status=503, code="engine_ended") from error
+            raise
+        self.metrics.prompt_tokens.inc(len(ids))
+        return replies
+
+    def _names(self, model: str) -> list[str]:
+        if model == self.name:
+            return []
+        names = model.split("+")
+        if len(names) > _MOST_PARTS:
+            raise Refusal(
+                f"model: at most {_MOST_PARTS} cartridges are composed", param="model", code="invalid_value"
+            )
+        return names
+
+    def _fitting(self, asked: Asked, prompt_tokens: int, cartridge_tokens: int) -> int:
+        """How many tokens a reply may have."""
+        used, wanted = prompt_tokens + cartridge_tokens, asked.max_new_tokens
+        room = self.limits.max_kv_tokens // asked.n - prompt_tokens + 1
+        if self.max_positions is not None:
+            room = min(room, self.max_positions - used)
+        new = min(room, self.limits.max_new_tokens) if wanted is None else wanted
+        if new < 1 or new > room:
+            behind = f"the cartridge's {cartridge_tokens} positions and " if cartridge_tokens else ""
+            model = (
+                "" if self.max_positions is None else f"the model has {self.max_positions} positions, and "
+            )
+            raise Refusal(
+                f"{behind}a prompt of {prompt_tokens} tokens leave room for {max(0, room)} new ones"
+                f"{'' if wanted is None else f', and {wanted} were asked for'}: {model}the server writes at most "
+                f"{self.limits.max_kv_tokens} tokens in all replies of a request (n={asked.n})",
+                param="messages" if isinstance(asked, ChatAsked) else "prompt",
+                code="context_length_exceeded",
+            )
+        return new
+
+
+class Replies:
+    """The replies to one request, while they come."""
+
+    def __init__(
+        self,
+        service: Service,
+        asked: Asked,
+        ids: list[int],
+        resident: Resident | None,
+        new: int,
+        begun: float,
+    ) -> None:
+        self.service, self.asked = service, asked
+        self.choices = [Choice(index=index) for index in range(asked.n)]
+        self._texts = [service.prompts.reply(asked) for _ in self.choices]
+        self._prompt_tokens = len(ids)
+        self._cartridge_tokens = 0 if resident is None else resident.num_tokens
+        self._begun, self._first = begun, 0.0
+        self._came: asyncio.Queue[list[Token] | EngineError] = asyncio.Queue()
+        self._closed = False
+        loop, came = asyncio.get_running_loop(), self._came
+
+        def tell(what: list[Token] | EngineError) -> None:
+            loop.call_soon_threadsafe(came.put_nowait, what)
+
+        self.job = Job(
+            prompt=ids,
+            resident=resident,
+            n=asked.n,
+            temperature=asked.temperature,
+            top_p=asked.top_p,
+            seed=secrets.randbits(63) if asked.seed is None else asked.seed,
+            max_new_tokens=new,
+            logprobs=asked.logprobs,
+            tell=tell,
+            ended=lambda: None if resident is None else service.residents.give_back(resident),
+        )
+
+    @property
+    def usage(self) -> Usage:
+        """Of all replies so far."""
+        return Usage(
+            prompt=self._prompt_tokens + self._cartridge_tokens,
+            cartridge=self._cartridge_tokens,
+            completion=sum(len(choice.tokens) for choice in self.choices),
+        )
+
+    def close(self) -> None:
+        """The rows that are left leave the batch."""
+        if not self._closed:
+            self._closed = True
+            self.service.engine.cancel(self.job)
+            self.service.open_requests -= 1
+            self._measure()
+
+    async def tokens(self) -> AsyncIterator[tuple[Choice, str, Token]]:
+        """After every token its choice, and what text can be given out now; `Choice.text` is what was before.
+
+        Raises:
+            Refusal: the engine could not finish.
+        """
+        while any(choice.finish is None for choice in self.choices):
+            what = await self._came.get()
+            if isinstance(what, EngineError):
+                raise Refusal(str(what), status=503 if "stopping" in str(what) else 500, code="engine_error")
+            self._first = self._first or time.perf_counter()
+            for token in what:
+                choice, text = self.choices[token.index], self._texts[token.index]
+                if choice.finish is not None:
+                    continue  # a stop text ended it, which the engine does not know
+                choice.tokens.append(token)
+                self.service.metrics.tokens.inc()
+                piece = text.add(token.token_id)
+                if text.stopped or token.end:
+                    choice.finish = "stop" if text.stopped else token.end
+                    rest = text.end()
+                    if rest is None and self.asked.stream:
+                        raise Refusal(
+                            "the reply holds a thought after its beginning, which has been sent; ask without stream",
+                            status=500,
+                            code="reply_changed",
+                        )
+                    piece += rest or ""
+                    if not self.asked.stream:
+                        choice.text, piece = text.final, ""
+                yield choice, piece, token
+                choice.text += piece
+
+    def _measure(self) -> None:
+        now, metrics = time.perf_counter(), self.service.metrics
+        if self._first:
+            metrics.first_token.observe(self._first - self._begun)
+            metrics.rate.observe(self.usage.completion / max(1e-9, now - self._begun))
