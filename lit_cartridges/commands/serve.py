@@ -22,6 +22,7 @@ from lit_cartridges.settings import (
     PositiveFloat,
     PositiveInt,
     Range,
+    ReadCorpus,
     checked,
 )
 from lit_cartridges.settings.model_checks import DeviceMap, QuantizationConfig
@@ -52,6 +53,7 @@ def serve_command(
     engine: Literal["local", "vllm"] = "local",
     model: str | None = None,
     served_name: str | None = None,
+    corpora: list[ReadCorpus] | None = None,
     host: str = "127.0.0.1",
     port: Port = 8000,
     api_key: SecretStr | str | None = None,
@@ -81,6 +83,7 @@ def serve_command(
         engine: local: in this process, requests behind different cartridges in one batch.
         model: the frozen model; by default the one that the cartridges name.
         served_name: the model's name in requests; by default its name, or the last part of its path.
+        corpora: of cartridges in the folder, by which NAME:icl has the corpus of NAME in its context, to compare with.
         host: address to listen at; by default this machine alone reaches it. 0.0.0.0 is every one.
         port: 0 takes one that is free, and prints it.
         api_key: that requests must have ("Authorization: Bearer …"); by default what LIT_CARTRIDGES_API_KEY holds, if anything.
@@ -103,6 +106,7 @@ def serve_command(
     if engine == "vllm":
         raise SettingError("is not there yet; local serves the same requests in this process", engine=engine)
     require_modules("starlette", "uvicorn", "prometheus_client")
+    from lit_cartridges.corpora.open_corpus import open_corpus
     from lit_cartridges.models import hub_options, load_model, load_tokenizer
     from lit_cartridges.models.base_weights import plain_token, with_recorded
     from lit_cartridges.serving.app import App
@@ -114,6 +118,10 @@ def serve_command(
     from lit_cartridges.serving.shelf import Shelf, require_one_base, served_as
 
     found = Shelf(folder).all()
+    read = [open_corpus(path) for path in corpora or ()]
+    for corpus in read:
+        if corpus.sha256 not in {one.facts.corpus_sha256 for one in found}:
+            raise SettingError("no cartridge of the folder was made of it", corpora=str(corpus.path))
     if model is None:
         require_one_base(found)
     given = {
@@ -146,7 +154,8 @@ def serve_command(
         max_cartridge_bytes=round(max_cartridge_gb * 1e9),
         max_body_bytes=max_body_bytes,
     )
-    service = Service(frozen, tokenizer, shelf, name=name, limits=limits, metrics=Metrics())
+    known = {corpus.sha256: corpus.token_ids(tokenizer).tolist() for corpus in read}
+    service = Service(frozen, tokenizer, shelf, name=name, limits=limits, metrics=Metrics(), corpora=known)
     key = plain_token(api_key) or os.environ.get(KEY_VARIABLE) or None
     local = host in LOCAL_HOSTS
     if not local and key is None:

@@ -21,6 +21,7 @@ from lit_cartridges.serving.asked import Asked, ChatAsked, chat_asked, completio
 from lit_cartridges.serving.engine import Token
 from lit_cartridges.serving.guard import Guard
 from lit_cartridges.serving.listing import listed
+from lit_cartridges.serving.page import page_routes
 from lit_cartridges.serving.refusals import Refusal
 from lit_cartridges.serving.service import Replies, Service
 
@@ -52,9 +53,10 @@ class App:
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
         )
-        guard = Middleware(Guard, api_key=api_key, local_host_only=local_host_only)
+        guard = Middleware(Guard, api_key=api_key, local_host_only=local_host_only, metrics=service.metrics)
         self.asgi = Starlette(
             routes=[
+                *page_routes(),
                 Route("/health", self._health),
                 Route("/ready", self._ready),
                 Route("/metrics", self._metrics),

@@ -8,17 +8,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from lit_cartridges.serving.metrics import Metrics
+from lit_cartridges.serving.page import PATHS
 from lit_cartridges.serving.refusals import Refusal
 
 _OPEN = ("/health", "/ready")
+_WITHOUT_KEY = PATHS  # the page, which asks for the key
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 class Guard:
-    """ASGI middleware (see `App`); health and readiness are told to anybody."""
+    """ASGI middleware (see `App`); health and readiness are told to anybody, and the page needs no key."""
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None, local_host_only: bool) -> None:
-        self.app, self.local_host_only = app, local_host_only
+    def __init__(self, app: ASGIApp, *, api_key: str | None, local_host_only: bool, metrics: Metrics) -> None:
+        self.app, self.local_host_only, self.metrics = app, local_host_only, metrics
         self._key = None if api_key is None else api_key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -26,6 +29,7 @@ class Guard:
         if scope["type"] == "http" and scope["path"] not in _OPEN:
             refusal = self._refusal(Request(scope))
             if refusal is not None:
+                self.metrics.refusals.labels(refusal.code).inc()
                 headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
                 await JSONResponse(refusal.body, refusal.status, headers=headers)(scope, receive, send)
                 return
@@ -38,7 +42,7 @@ class Guard:
                 status=403,
                 code="foreign_host",
             )
-        if self._key is not None:
+        if self._key is not None and request.url.path not in _WITHOUT_KEY:
             scheme, _, given = request.headers.get("authorization", "").partition(" ")
             # In a time that does not tell how much of it is right.
             same = hmac.compare_digest(given.strip().encode("latin-1", "replace"), self._key)

@@ -1,4 +1,4 @@
-"""``GET /v1/models``: the model and every cartridge on the shelf, with what its file says of it."""
+"""``GET /v1/models``: the model, every cartridge on the shelf with what its file says of it, and the corpora to compare with."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from lit_cartridges.serving.residents import ICL
 from lit_cartridges.serving.shelf import Shelved
 
 if TYPE_CHECKING:
@@ -17,8 +18,15 @@ _STARTED_S = int(time.time())
 def listed(service: Service) -> list[dict[str, Any]]:
     """In OpenAI's form; beside it the positions left (``max_model_len``, as vLLM has it) and, of cartridges, ``cartridge``."""
     limit = service.max_positions
-    base = _entry(service.name, _STARTED_S, limit)
-    return [base, *(_of(shelved, service.name, limit) for shelved in service.shelf.all())]
+    base = _entry(service.name, _STARTED_S, limit) | {"kv_bytes_per_token": service.residents.bytes_per_token}
+    models = [base]
+    for shelved in service.shelf.all():
+        models.append(_of(shelved, service.name, limit))
+        if (ids := service.residents.corpus_of(shelved)) is not None:
+            left = None if limit is None else limit - len(ids)
+            entry = _entry(f"{shelved.name}{ICL}", _STARTED_S, left)
+            models.append({**entry, "parent": service.name, "corpus_of": shelved.name})
+    return models
 
 
 def _entry(name: str, created_s: int, positions: int | None) -> dict[str, Any]:

@@ -7,11 +7,14 @@ wanted, and goes in the order of its last use.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
+from torch import Tensor
+
+from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.attention.rows_reading import Prefix
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.cartridge_files.description import not_finite
@@ -24,6 +27,7 @@ from lit_cartridges.serving.metrics import Metrics
 from lit_cartridges.serving.refusals import Refusal
 from lit_cartridges.serving.shelf import Shelf, Shelved, Stamp, stamp_of
 
+ICL = ":icl"
 _TRIES = 3  # a file may be replaced while it is read
 Key = tuple[tuple[str, Stamp], ...]
 
@@ -49,10 +53,24 @@ class Residents:
 
     Args:
         max_bytes: of keys and values.
+        corpora: by their sha256, the corpora of cartridges as the model reads them in its context; NAME:icl is the prefill of
+            that of the cartridge NAME.
     """
 
-    def __init__(self, shelf: Shelf, model: Any, *, max_bytes: int, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        shelf: Shelf,
+        model: Any,
+        *,
+        max_bytes: int,
+        metrics: Metrics,
+        corpora: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         self.shelf, self.model, self.max_bytes, self.metrics = shelf, model, max_bytes, metrics
+        self.corpora = corpora or {}
+        shape = Fingerprint.of_config(model.config)
+        numbers = 2 * shape.num_layers * shape.num_kv_heads * shape.head_dim
+        self.bytes_per_token = numbers * model.dtype.itemsize
         self._held: OrderedDict[Key, Resident] = OrderedDict()
         self._lock, self._loading = Lock(), Lock()
 
@@ -67,16 +85,23 @@ class Residents:
         Raises:
             Refusal: one of them is not there, cannot be served, or does not go with the others; or there is no room for it.
         """
+        if len(names) == 1 and names[0].endswith(ICL):
+            return self._take_corpus(names[0])
         for _ in range(_TRIES):
             parts = [self.shelf.find(name) for name in names]
             key = tuple((one.name, one.stamp) for one in parts)
+            if (resident := self._taken(key)) is not None:
+                return resident
             with self._loading:  # one at a time: loading needs a few times the memory
                 if (resident := self._taken(key)) is not None:
-                    self.metrics.hits.inc()
                     return resident
+                self._make_room(sum(one.facts.num_tokens for one in parts) * self.bytes_per_token)
                 loaded = self._load(parts)
                 if loaded is not None:
-                    return self._kept(key, loaded)
+                    nbytes = loaded.nbytes // 4 * self.model.dtype.itemsize  # held in fp32 until here
+                    self._make_room(nbytes)
+                    keys, values = loaded.tensors(dtype=self.model.dtype, device=self.model.device)
+                    return self._kept(key, [x.detach() for x in keys], [x.detach() for x in values], nbytes)
         raise Refusal(
             f"{'+'.join(names)} is being replaced again and again; ask later",
             status=503,
@@ -93,7 +118,30 @@ class Residents:
             if (resident := self._held.get(key)) is not None:
                 resident.users += 1
                 self._held.move_to_end(key)
+                self.metrics.hits.inc()
             return resident
+
+    def corpus_of(self, one: Shelved) -> Sequence[int] | None:
+        """Its corpus as the model reads it in its context, where that is known."""
+        return self.corpora.get(one.facts.corpus_sha256)
+
+    def _take_corpus(self, name: str) -> Resident:
+        one = self.shelf.find(name.removesuffix(ICL))
+        ids = self.corpus_of(one)
+        if ids is None:
+            raise Refusal(
+                f"the corpus of {one.name!r} is not here, or does not fit the model; start the server with --corpora",
+                status=404,
+                param="model",
+                code="model_not_found",
+            )
+        key = ((f"{one.facts.corpus_sha256}{ICL}", (0, 0, 0)),)
+        with self._loading:
+            if (resident := self._taken(key)) is not None:
+                return resident
+            nbytes = len(ids) * self.bytes_per_token
+            self._make_room(nbytes)
+            return self._kept(key, *prefill(self.model, ids), nbytes)
 
     def _load(self, parts: Sequence[Shelved]) -> Cartridge | None:
         """None where a file changed meanwhile."""
@@ -121,14 +169,9 @@ class Residents:
         except OSError:
             return False
 
-    def _kept(self, key: Key, cartridge: Cartridge) -> Resident:
-        size = self.model.dtype.itemsize
-        nbytes = cartridge.nbytes // 4 * size  # held in fp32 until here
-        with self._lock:
-            self._make_room(nbytes)
-        keys, values = cartridge.tensors(dtype=self.model.dtype, device=self.model.device)
-        prefix = [x.detach() for x in keys], [x.detach() for x in values]
-        resident = Resident(key=key, prefix=prefix, num_tokens=cartridge.num_tokens, nbytes=nbytes, users=1)
+    def _kept(self, key: Key, keys: list[Tensor], values: list[Tensor], nbytes: int) -> Resident:
+        tokens = keys[0].shape[-2]
+        resident = Resident(key=key, prefix=(keys, values), num_tokens=tokens, nbytes=nbytes, users=1)
         with self._lock:
             self._held[key] = resident
         self.metrics.loads.inc()
@@ -142,10 +185,11 @@ class Residents:
                 param="model",
                 code="cartridge_too_large",
             )
-        for key in [key for key, one in self._held.items() if one.users == 0]:
-            if self.nbytes + nbytes <= self.max_bytes:
-                break
-            del self._held[key]
+        with self._lock:
+            for key in [key for key, one in self._held.items() if one.users == 0]:
+                if self.nbytes + nbytes <= self.max_bytes:
+                    break
+                del self._held[key]
         if self.nbytes + nbytes > self.max_bytes:
             raise Refusal(
                 "all memory for cartridges is in use by requests that are being answered; ask later",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,9 @@ from lit_cartridges.serving.refusals import Refusal
 from lit_cartridges.serving.residents import Resident, Residents
 from lit_cartridges.serving.shelf import Shelf
 
+_log = logging.getLogger(__name__)
 _MOST_PARTS = 16  # of a composition
+_LOADERS = 8  # threads that look for cartridges; all but one wait or find theirs in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,25 +48,41 @@ class Limits:
 class Service:
     """Args:
     name: the model's, under which no cartridge is read.
+    corpora: token ids by sha256; where one fits the model, NAME:icl reads that of the cartridge NAME in its context.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, shelf: Shelf, *, name: str, limits: Limits, metrics: Metrics
+        self,
+        model: Any,
+        tokenizer: Any,
+        shelf: Shelf,
+        *,
+        name: str,
+        limits: Limits,
+        metrics: Metrics,
+        corpora: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.name, self.shelf, self.limits, self.metrics = name, shelf, limits, metrics
         self.max_positions = max_positions(model.config)
         text = model.config.get_text_config()
         self.vocabulary = int(text.vocab_size)
         self.prompts = Prompts(tokenizer)
-        self.residents = Residents(shelf, model, max_bytes=limits.max_cartridge_bytes, metrics=metrics)
+        self.residents = Residents(
+            shelf,
+            model,
+            max_bytes=limits.max_cartridge_bytes,
+            metrics=metrics,
+            corpora=self._fitting_corpora(corpora),
+        )
         stops = self.prompts.renderer.stop_token_ids(model.generation_config)
         self.engine = LocalEngine(
             model, stop_token_ids=stops, max_rows=limits.max_rows, max_kv_tokens=limits.max_kv_tokens
         )
         self.open_requests = 0
-        self._encoder, self._loader = (
-            ThreadPoolExecutor(1, thread_name_prefix=x) for x in ("encode", "load")
-        )
+        self._encoder = ThreadPoolExecutor(
+            1, thread_name_prefix="encode"
+        )  # a tokenizer serves one thread at a time
+        self._loader = ThreadPoolExecutor(_LOADERS, thread_name_prefix="load")
         metrics.watch("rows", "Replies that are being written.", lambda: self.engine.rows)
         metrics.watch("waiting", "Requests that wait for a place.", lambda: self.engine.waiting)
         metrics.watch("open_requests", "Requests that are open.", lambda: self.open_requests)
@@ -109,6 +128,18 @@ class Service:
             raise
         self.metrics.prompt_tokens.inc(len(ids))
         return replies
+
+    def _fitting_corpora(self, corpora: Mapping[str, Sequence[int]] | None) -> dict[str, list[int]]:
+        read = {sha: self.prompts.renderer.context_ids(ids) for sha, ids in (corpora or {}).items()}
+        for sha, ids in [*read.items()]:
+            if self.max_positions is not None and len(ids) >= self.max_positions:
+                _log.warning(
+                    "a corpus of %d tokens is left out: the model has %d positions",
+                    len(ids),
+                    self.max_positions,
+                )
+                del read[sha]
+        return read
 
     def _names(self, model: str) -> list[str]:
         if model == self.name:

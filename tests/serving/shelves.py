@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 
 from lit_cartridges.attention.prefill import prefill
@@ -35,6 +36,7 @@ def of_text(seed: int) -> Cartridge:
         base_model=POCKET,
         fingerprint=Fingerprint.of_config(model.config),
         base=base_of(model),
+        corpus_sha256=sha256(task(seed).corpus.text.encode()).hexdigest(),
         notes={"corpus": {"name": f"text {seed}", "tokens": 10 * len(ids)}},
     )
     return Cartridge(*prefill(model, ChatRenderer(tokenizer).context_ids(ids)), provenance=known)
