@@ -172,6 +172,7 @@ def serve_command(
         )
         print(printable_line(f"  {name} (no cartridge)"), flush=True)
         for one in shelf.all():
-            print(printable_line(f"  {one.name} ({one.facts.num_tokens} positions)"), flush=True)
+            more = f", and {one.name}:icl" if service.residents.corpus_of(one) is not None else ""
+            print(printable_line(f"  {one.name} ({one.facts.num_tokens} positions{more})"), flush=True)
 
     serve(app, bound, drain_s=drain_s, started=started)

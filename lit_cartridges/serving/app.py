@@ -19,6 +19,7 @@ from lit_cartridges.files.content import parse_json
 from lit_cartridges.serving.answers import DONE, Answers, Choice, event
 from lit_cartridges.serving.asked import Asked, ChatAsked, chat_asked, completion_asked
 from lit_cartridges.serving.engine import Token
+from lit_cartridges.serving.fields import Fields
 from lit_cartridges.serving.guard import Guard
 from lit_cartridges.serving.listing import listed
 from lit_cartridges.serving.page import page_routes
@@ -64,6 +65,7 @@ class App:
                 Route("/v1/models/{name:path}", self._model),
                 Route("/v1/chat/completions", self._chat, methods=["POST"]),
                 Route("/v1/completions", self._completion, methods=["POST"]),
+                Route("/v1/cartridges/sources", self._sources, methods=["POST"]),
             ],
             middleware=[*([cors] if allow_origins else []), guard],
             exception_handlers={
@@ -105,6 +107,13 @@ class App:
         return await self._replied(
             request, completion_asked(body, max_rows=service.limits.max_rows, vocabulary=service.vocabulary)
         )
+
+    async def _sources(self, request: Request) -> Response:
+        fields = Fields(await self._body(request))
+        model, text = (fields.text(name) for name in ("model", "text"))
+        fields.refuse_the_rest()
+        data = await self.service.sources(model, text)
+        return self._answered(request, JSONResponse({"object": "list", "data": data}))
 
     async def _body(self, request: Request) -> Any:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()

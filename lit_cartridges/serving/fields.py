@@ -60,6 +60,13 @@ class Fields:
         """Any value."""
         return self._left.pop(name, default)
 
+    def text(self, name: str) -> str:
+        """A text that is not empty."""
+        value = self.take(name)
+        if not isinstance(value, str) or not value:
+            raise field_refusal(name, f"must be a text, found {named(value)}")
+        return value
+
     def flag(self, name: str) -> bool:
         """A switch; false where it is left out."""
         value = self.take(name, False)

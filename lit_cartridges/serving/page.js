@@ -88,6 +88,22 @@ async function* events(body) {
   }
 }
 
+// The recorded conversations nearest to a reply: what taught it, and a passage to check it by.
+const sources = async (talk, text, signal) => {
+  const body = JSON.stringify({ model: talk.model, text });
+  const { data } = await (await asked("v1/cartridges/sources", { method: "POST", body, signal })).json();
+  if (!data.length) return;
+  const place = made("details"), list = made("ol");
+  for (const one of data) {
+    const where = one.chunk_start_token === null ? "" : `, from token ${one.chunk_start_token} of its corpus`;
+    const item = made("li", `${one.question} — ${one.answer}`);
+    item.append(made("div", one.chunk, "said chunk"), made("small", `${one.cartridge}${where}; nearness ${one.nearness}`));
+    list.append(item);
+  }
+  place.append(made("summary", "What taught this"), list);
+  talk.place.append(place);
+};
+
 const answer = async (talk, question, signal) => {
   const said = made("div", question, "said user"), reply = made("div", "…", "said"), figures = made("div", "", "figures soft");
   talk.place.append(said, reply, figures);
@@ -117,6 +133,7 @@ const answer = async (talk, question, signal) => {
     }
     talk.messages = [...messages, { role: "assistant", content: text }];
     told("");
+    if (talk.model === chosen.join("+")) await sources(talk, `${question} ${text}`, signal);
   } catch (error) {  // the question is forgotten, and the chat goes on
     reply.textContent = text;
     told("stopped");

@@ -20,6 +20,7 @@ from lit_cartridges.serving.prompts import Prompts
 from lit_cartridges.serving.refusals import Refusal
 from lit_cartridges.serving.residents import Resident, Residents
 from lit_cartridges.serving.shelf import Shelf
+from lit_cartridges.serving.sources import Sources
 
 _log = logging.getLogger(__name__)
 _MOST_PARTS = 16  # of a composition
@@ -78,6 +79,7 @@ class Service:
         self.engine = LocalEngine(
             model, stop_token_ids=stops, max_rows=limits.max_rows, max_kv_tokens=limits.max_kv_tokens
         )
+        self._sources = Sources(shelf)
         self.open_requests = 0
         self._encoder = ThreadPoolExecutor(
             1, thread_name_prefix="encode"
@@ -128,6 +130,15 @@ class Service:
             raise
         self.metrics.prompt_tokens.inc(len(ids))
         return replies
+
+    async def sources(self, model: str, text: str) -> list[dict[str, Any]]:
+        """The recorded conversations of a request's cartridges that are nearest to ``text`` (see `Sources`).
+
+        Raises:
+            Refusal: one of them is not there.
+        """
+        loop, names = asyncio.get_running_loop(), self._names(model)
+        return await loop.run_in_executor(self._loader, self._sources.nearest, names, text)
 
     def _fitting_corpora(self, corpora: Mapping[str, Sequence[int]] | None) -> dict[str, list[int]]:
         read = {sha: self.prompts.renderer.context_ids(ids) for sha, ids in (corpora or {}).items()}

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from lit_cartridges.conversations.conversation import Conversation, Message
+from lit_cartridges.conversations.parquet import write_conversations
 from tests.serving.browser import CHROMIUM, browser
 from tests.serving.server import serving
 from tests.serving.shelves import SERVED, fill, of_text, pocket, task
@@ -28,6 +31,10 @@ def server(tmp_path_factory):
     named = of_text(2)
     named.provenance = replace(named.provenance, notes={"corpus": {"name": HOSTILE, "tokens": 9}})
     named.save_pretrained(shelf / "b")
+    ids = np.asarray([1], dtype=np.int32)
+    asked = task(1).questions()[0].prompt
+    messages = Message("user", f"{asked} {HOSTILE}", ids), Message("assistant", "so .", ids)
+    write_conversations(shelf / "a" / "recording" / "part-0.parquet", [Conversation(messages, HOSTILE, {})])
     with serving(shelf, "--corpora", str(folder / "text.txt")) as running:
         yield running
 
@@ -69,7 +76,8 @@ def test_the_same_question_to_a_cartridge_the_corpus_and_the_model(page, server)
     page.write(first)
     page.press("Enter")
     page.until(f"{ANSWERED} && document.querySelectorAll('.figures').length == 3")
-    told = texts(page, ".said:not(.user)")
+    told = texts(page, ".said:not(.user, .chunk)")
+    assert texts(page, ".chunk") == [HOSTILE] and HOSTILE in texts(page, "li")[0]
     assert told[0] == told[1] == said(1, first) and told[2] not in ("", "…", told[0])
     figures = texts(page, ".figures")
     held = of_text(1).num_tokens
@@ -83,7 +91,7 @@ def test_the_same_question_to_a_cartridge_the_corpus_and_the_model(page, server)
         {"role": role, "content": text}
         for role, text in zip(("user", "assistant", "user"), (first, told[0], second), strict=True)
     ]
-    assert texts(page, ".said:not(.user)")[1] == of_text(1).attach(model, tokenizer).chat(
+    assert texts(page, ".said:not(.user, .chunk)")[3] == of_text(1).attach(model, tokenizer).chat(
         whole, max_new_tokens=64
     )
     assert page.said == []
@@ -115,7 +123,7 @@ def test_an_error_is_told_and_the_chat_goes_on(page, server):
     page.write(question)
     page.press("Enter")
     page.until(f"{ANSWERED} && document.querySelectorAll('.figures').length == 2")
-    assert texts(page, ".said:not(.user)")[1] == said(1, question)
+    assert texts(page, ".said:not(.user, .chunk)")[1] == said(1, question)
 
 
 def test_a_reply_in_pieces_is_shown_as_it_comes_and_stays_text(page, server):
