@@ -15,6 +15,7 @@ from lit_cartridges.errors import SettingError
 from lit_cartridges.optional import require_modules
 from lit_cartridges.settings import (
     Check,
+    ChunkTemplate,
     Count,
     DeviceName,
     DTypeName,
@@ -54,6 +55,8 @@ def serve_command(
     model: str | None = None,
     served_name: str | None = None,
     corpora: list[ReadCorpus] | None = None,
+    system_template: ChunkTemplate = "{chunk}",
+    enable_thinking: bool = False,
     host: str = "127.0.0.1",
     port: Port = 8000,
     api_key: SecretStr | str | None = None,
@@ -84,6 +87,8 @@ def serve_command(
         model: the frozen model; by default the one that the cartridges name.
         served_name: the model's name in requests; by default its name, or the last part of its path.
         corpora: of cartridges in the folder, by which NAME:icl has the corpus of NAME in its context, to compare with.
+        system_template: the system message of the training (data.system_template), whose end stands behind a cartridge.
+        enable_thinking: as in the training (data.enable_thinking).
         host: address to listen at; by default this machine alone reaches it. 0.0.0.0 is every one.
         port: 0 takes one that is free, and prints it.
         api_key: that requests must have ("Authorization: Bearer …"); by default what LIT_CARTRIDGES_API_KEY holds, if anything.
@@ -140,7 +145,8 @@ def serve_command(
     setting = "--model" if model else "base_model of the cartridges"
     tokenizer = load_tokenizer(named, setting=setting, **hub_options(settings))
     frozen = load_model(named, device=device, setting=setting, **settings)
-    shelf = Shelf(folder, refuses=unreadable_by(frozen))
+    prompts: dict[str, Any] = {"system_template": system_template, "enable_thinking": enable_thinking}
+    shelf = Shelf(folder, refuses=unreadable_by(frozen, **prompts))
     if shelf.is_there(name):
         raise SettingError(
             f"a cartridge of the folder has the model's name {name!r}; give the model another with --served_name",
@@ -155,7 +161,9 @@ def serve_command(
         max_body_bytes=max_body_bytes,
     )
     known = {corpus.sha256: corpus.token_ids(tokenizer).tolist() for corpus in read}
-    service = Service(frozen, tokenizer, shelf, name=name, limits=limits, metrics=Metrics(), corpora=known)
+    service = Service(
+        frozen, tokenizer, shelf, name=name, limits=limits, metrics=Metrics(), corpora=known, **prompts
+    )
     key = plain_token(api_key) or os.environ.get(KEY_VARIABLE) or None
     local = host in LOCAL_HOSTS
     if not local and key is None:

@@ -12,6 +12,7 @@ from lit_cartridges.serving.refusals import Refusal, field_refusal
 
 _MOST_MESSAGES, _MOST_STOPS, _MOST_STOP_CHARACTERS, _MOST_LOGPROBS = 2000, 16, 200, 20
 _MOST_TOKENS = 2**31 - 1
+_COLDEST = 1e-4  # below it scores divided by it are no numbers, and the likeliest token is taken
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 
 
@@ -104,11 +105,12 @@ def _common(fields: Fields, max_rows: int) -> dict[str, Any]:
         Fields(fields.take("stream_options", {}), called="stream_options"),
     )
     include_usage = options.flag("include_usage")
+    temperature = fields.number("temperature", 1.0, least=0, most=2)
     options.refuse_the_rest()
     common = {
         "model": model,
         "n": fields.whole("n", 1, least=1, most=max_rows),
-        "temperature": fields.number("temperature", 1.0, least=0, most=2),
+        "temperature": temperature if temperature >= _COLDEST else 0.0,
         "top_p": fields.number("top_p", 1.0, least=0, most=1),
         "seed": fields.whole("seed", None, least=-(2**63), most=2**63 - 1),
         "stops": _stops(fields.take("stop")),

@@ -25,11 +25,11 @@ from lit_cartridges.text import TextError, text_ids
 
 class Prompts:
     """Of one tokenizer. `ids` is called in one thread, and `reply` in another: each has a tokenizer of its own, since one may not
-    be used twice at the same time."""
+    be used twice at the same time. ``renderer_options`` are those of training (see `ChatRenderer`)."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.renderer = ChatRenderer(tokenizer)
-        self._reading = ChatRenderer(copy.deepcopy(tokenizer))
+    def __init__(self, tokenizer: Any, **renderer_options: Any) -> None:
+        self.renderer = ChatRenderer(tokenizer, **renderer_options)
+        self._reading = ChatRenderer(copy.deepcopy(tokenizer), **renderer_options)
         opening = tokenizer("")["input_ids"]
         bos = getattr(tokenizer, "bos_token_id", None)
         self._opening = [bos] if bos is not None and bos in opening else []

@@ -203,8 +203,13 @@ class Residents:
         return len(self._held)
 
 
-def unreadable_by(model: Any) -> Any:
-    """Why the engine cannot read a cartridge from the shelf with this model, as `Shelf` asks it; None where it can."""
+def unreadable_by(model: Any, *, system_template: str = "{chunk}", enable_thinking: bool = False) -> Any:
+    """Why the engine cannot read a cartridge from the shelf with this model, as `Shelf` asks it; None where it can.
+
+    Args:
+        system_template, enable_thinking: of the prompts, which must be those of the training, where that is known.
+    """
+    prompts = {"system_template": system_template, "enable_thinking": str(enable_thinking)}
     fingerprint, limit = Fingerprint.of_config(model.config), max_positions(model.config)
     digest = base_of(model).get("digest", "")
 
@@ -219,6 +224,12 @@ def unreadable_by(model: Any) -> Any:
                 f"it was made with the weights of {known.base_model!r} (digest {digest_of(known)[:12]}), and the model has "
                 f"others of the same shapes ({digest[:12]})"
             )
+        for name, value in prompts.items():
+            trained = shelved.facts.settings.get(f"data.{name}", value)
+            if trained != value:
+                return (
+                    f"it was trained with data.{name}={trained!r}; start the server with --{name} {trained!r}"
+                )
         if shelved.facts.has_biases:
             return "it has a bias per key, which is not served; fit it with --model.init.bias false"
         if limit is not None and shelved.facts.num_tokens >= limit:

@@ -49,6 +49,7 @@ class Limits:
 class Service:
     """Args:
     name: the model's, under which no cartridge is read.
+    renderer_options: of the prompts (see `ChatRenderer`).
     corpora: token ids by sha256; where one fits the model, NAME:icl reads that of the cartridge NAME in its context.
     """
 
@@ -62,12 +63,13 @@ class Service:
         limits: Limits,
         metrics: Metrics,
         corpora: Mapping[str, Sequence[int]] | None = None,
+        **renderer_options: Any,
     ) -> None:
         self.name, self.shelf, self.limits, self.metrics = name, shelf, limits, metrics
         self.max_positions = max_positions(model.config)
         text = model.config.get_text_config()
         self.vocabulary = int(text.vocab_size)
-        self.prompts = Prompts(tokenizer)
+        self.prompts = Prompts(tokenizer, **renderer_options)
         self.residents = Residents(
             shelf,
             model,

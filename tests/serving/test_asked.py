@@ -44,6 +44,7 @@ def test_what_is_said_is_taken():
     )
     assert (asked.n, asked.temperature, asked.top_p, asked.seed, asked.stops) == (3, 0.0, 0.5, -1, ("x", "y"))
     assert asked.max_new_tokens == 7 and asked.logprobs == 2 and chat(logprobs=True).logprobs == 0
+    assert chat(temperature=1e-300).temperature == 0.0 and chat(temperature=1e-3).temperature == 1e-3
     assert text(prompt=[1, 2], logprobs=0).prompt == [1, 2] and text(prompt=["w2"]).prompt == "w2"
     parts = [{"type": "text", "text": "w1 "}, {"type": "text", "text": "w2"}]
     assert chat(messages=[{"role": "developer", "content": parts}]).messages == [

@@ -9,13 +9,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lit_cartridges.callbacks import CartridgeCheckpoint
 from lit_cartridges.cartridge import Cartridge, Provenance
 from lit_cartridges.cartridge_files import TENSORS
 from lit_cartridges.errors import SettingError
+from lit_cartridges.models import load_model
 from lit_cartridges.serving.refusals import Refusal
 from lit_cartridges.serving.residents import unreadable_by
 from lit_cartridges.serving.shelf import Shelf, require_one_base, served_as
 from tests.serving.shelves import fill, of_text, pocket
+from tests.tiny_run import fit, new_data, new_module, save_corpus, save_model
 
 
 @pytest.fixture
@@ -93,6 +96,9 @@ def _spoilt(folder, how):
     elif how == "other weights":
         held.provenance = replace(held.provenance, base={"digest": "0" * 32})
         held.save_pretrained(place)
+    elif how == "other prompts":
+        held.provenance = replace(held.provenance, notes={"settings": {"data.enable_thinking": True}})
+        held.save_pretrained(place)
     elif how == "description changed":
         length = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + length])
@@ -112,6 +118,7 @@ def _spoilt(folder, how):
         ("biases", "--model.init.bias false"),
         ("other shape", "num_kv_heads: 2 against 6"),
         ("other weights", "others of the same shapes"),
+        ("other prompts", "start the server with --enable_thinking 'True'"),
         ("description changed", "sha256 differs"),
     ],
 )
@@ -152,3 +159,16 @@ def test_a_models_name_tells_no_path(tmp_path):
     assert served_as("Qwen/Qwen3-4B") == "Qwen/Qwen3-4B"
     assert served_as(str(tmp_path)) == tmp_path.name
     assert served_as("package:a.b/model") == "a.b/model"
+
+
+def test_what_training_wrote_in_its_prompts_goes_with_the_cartridge(tmp_path):
+    model, corpus = save_model(tmp_path / "model"), save_corpus(tmp_path / "corpus.txt")
+    data = new_data(corpus, enable_thinking=True)
+    run = tmp_path / "runs" / "a"
+    fit(run, new_module(model), data, CartridgeCheckpoint(), max_steps=2, enable_checkpointing=True)
+    loaded = load_model(model)
+    with pytest.raises(Refusal, match="--enable_thinking 'True'"):
+        Shelf(run.parent, refuses=unreadable_by(loaded)).find("a")
+    assert (
+        Shelf(run.parent, refuses=unreadable_by(loaded, enable_thinking=True)).find("a").facts.num_tokens == 8
+    )
