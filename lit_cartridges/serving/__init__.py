@@ -7,8 +7,9 @@ Words: the *shelf* is the folder; what a request names on it is *taken* (files c
     names → `Shelf` → `Residents.take` → Resident                   refused with 404, 400 or 503
     messages → `Prompts` (ChatRenderer) → token ids
     Job → `LocalEngine` (one thread, one batch for all) → tokens    from `teachers/row_batch`, rows behind different cartridges
-    tokens → `ReplyText` → text → `answers` → JSON or server-sent events
+    tokens → `Replies`, `ReplyText` → text → `answers` → JSON or server-sent events
 
-`app` has the routes, `guard` stands in front of them, `running` starts and ends the server. The engine knows tokens alone, so
-that another engine takes the same jobs.
+`service` is the way down this list. `app` has the routes, `guard` stands in front of them, `page` is for people and asks the same
+routes, `sources` finds what taught a reply, `running` starts and ends the server. The engine knows tokens alone, so that another
+one takes the same jobs.
 """

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lit_cartridges.serving.engine import Token
+from lit_cartridges.serving.job import Token
 
 
 @dataclass(kw_only=True)

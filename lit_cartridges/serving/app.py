@@ -18,13 +18,14 @@ from starlette.types import Receive, Scope, Send
 from lit_cartridges.files.content import parse_json
 from lit_cartridges.serving.answers import DONE, Answers, Choice, event
 from lit_cartridges.serving.asked import Asked, ChatAsked, chat_asked, completion_asked
-from lit_cartridges.serving.engine import Token
 from lit_cartridges.serving.fields import Fields
 from lit_cartridges.serving.guard import Guard
+from lit_cartridges.serving.job import Token
 from lit_cartridges.serving.listing import listed
 from lit_cartridges.serving.page import page_routes
 from lit_cartridges.serving.refusals import Refusal
-from lit_cartridges.serving.service import Replies, Service
+from lit_cartridges.serving.replies import Replies
+from lit_cartridges.serving.service import Service
 
 T = TypeVar("T")
 _BODY_S, _SEND_S = 30.0, 60.0  # patience with a client that sends, or reads, slowly
@@ -32,10 +33,12 @@ _GONE = 499  # what proxies write down for a client that has left; nobody reads 
 
 
 class App:
-    """Args:
-    api_key: that requests must have; None asks for none.
-    allow_origins: of pages that a browser lets read the answers; none by default.
-    local_host_only: requests must name this machine as their host, so that no page reaches it under a name of its own.
+    """The application, `asgi`.
+
+    Args:
+        api_key: that requests must have; None asks for none.
+        allow_origins: of pages that a browser lets read the answers; none by default.
+        local_host_only: requests must name this machine as their host, so that no page reaches it under a name of its own.
     """
 
     def __init__(

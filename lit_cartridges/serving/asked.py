@@ -41,8 +41,10 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatAsked(Asked):
-    """Args:
-    messages: role (user, assistant, system) and content of each.
+    """A chat's next message.
+
+    Args:
+        messages: role (user, assistant, system) and content of each.
     """
 
     messages: Sequence[Mapping[str, str]]
@@ -50,16 +52,20 @@ class ChatAsked(Asked):
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionAsked(Asked):
-    """Args:
-    prompt: a text, or its token ids.
+    """How a text goes on.
+
+    Args:
+        prompt: a text, or its token ids.
     """
 
     prompt: str | list[int]
 
 
 def chat_asked(body: Any, *, max_rows: int) -> ChatAsked:
-    """Raises:
-    Refusal: a field that is wrong, unknown, or asks for what is not served.
+    """Of the body of ``/v1/chat/completions``.
+
+    Raises:
+        Refusal: a field that is wrong, unknown, or asks for what is not served.
     """
     fields = Fields(body)
     messages = _messages(fields.take("messages"))
@@ -79,8 +85,10 @@ def chat_asked(body: Any, *, max_rows: int) -> ChatAsked:
 
 
 def completion_asked(body: Any, *, max_rows: int, vocabulary: int) -> CompletionAsked:
-    """Raises:
-    Refusal: see `chat_asked`.
+    """Of the body of ``/v1/completions``.
+
+    Raises:
+        Refusal: see `chat_asked`.
     """
     fields = Fields(body)
     prompt = _prompt(fields.take("prompt"), vocabulary)

@@ -24,12 +24,14 @@ class Chosen:
 
 @dataclass(eq=False, kw_only=True)
 class ServedRow(Row):
-    """Args:
-    owner: whose it is, and ``index`` which of the owner's.
-    top_p: sampled from the likeliest tokens that have this probability together.
-    logprobs: tokens beside the chosen one to be noted; None for none at all.
-    noted: one for each token.
-    broken: its scores were no numbers.
+    """A row of somebody's.
+
+    Args:
+        owner: whose it is, and ``index`` which of the owner's.
+        top_p: sampled from the likeliest tokens that have this probability together.
+        logprobs: tokens beside the chosen one to be noted; None for none at all.
+        noted: one for each token.
+        broken: its scores were no numbers.
     """
 
     owner: Any

@@ -9,72 +9,23 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 from threading import Condition, Thread
 from typing import Any
 
-import numpy as np
 import torch
 
 from lit_cartridges.attention import reads_prefixes
 from lit_cartridges.attention.prefix_pool import PrefixPool
 from lit_cartridges.attention.rows_reading import Prefix
-from lit_cartridges.errors import CartridgesError
 from lit_cartridges.models.position_limit import rotates_by_length
-from lit_cartridges.serving.choice import Chosen, ServedChoice, ServedRow
+from lit_cartridges.serving.choice import ServedChoice, ServedRow
+from lit_cartridges.serving.job import EngineError, Job, Token, row_seed
 from lit_cartridges.serving.residents import Resident
 from lit_cartridges.teachers.row_batch import RowBatch
 from lit_cartridges.teachers.token_choice import makers_limits
 
 _log = logging.getLogger(__name__)
-
-
-class EngineError(CartridgesError, RuntimeError):
-    """A request that the engine could not finish; the message says why."""
-
-
-@dataclass(frozen=True)
-class Token:
-    """The next token of a job's row ``index``.
-
-    Args:
-        end: None while the row goes on; "stop" after a stop token, "length" after the last that was asked for.
-        noted: log-probabilities, where they were asked for.
-    """
-
-    index: int
-    token_id: int
-    end: str | None
-    noted: Chosen | None
-
-
-@dataclass(eq=False, kw_only=True)
-class Job:
-    """One request's rows.
-
-    Args:
-        resident: what they read; None for nothing.
-        tell: called in the engine's thread with the tokens of each step, or with what ended the job early; the engine is done
-            with the job, and with what it reads, when ``ended`` is called.
-    """
-
-    prompt: list[int]
-    resident: Resident | None
-    n: int
-    temperature: float
-    top_p: float
-    seed: int
-    max_new_tokens: int
-    logprobs: int | None
-    tell: Callable[[list[Token] | EngineError], None]
-    ended: Callable[[], None]
-    left: int = field(default=0, init=False)
-
-    @property
-    def reach(self) -> int:
-        """Places that each of its rows may take in the batch."""
-        return len(self.prompt) + self.max_new_tokens - 1
 
 
 class _Prefixes:
@@ -328,8 +279,3 @@ class LocalEngine:
             job.tell(what)
         except RuntimeError:  # its event loop is closed, and nobody listens
             self.cancel(job)
-
-
-def row_seed(seed: int, index: int) -> int:
-    """Of a job's row, so that rows of one seed differ and do so each time in the same way."""
-    return int(np.random.SeedSequence([seed % 2**64, index]).generate_state(1, np.uint64)[0])

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from lit_cartridges.models.position_limit import max_positions
-from lit_cartridges.serving.answers import Choice, Usage
 from lit_cartridges.serving.asked import Asked, ChatAsked
-from lit_cartridges.serving.engine import EngineError, Job, LocalEngine, Token
+from lit_cartridges.serving.engine import LocalEngine
+from lit_cartridges.serving.job import EngineError
 from lit_cartridges.serving.metrics import Metrics
 from lit_cartridges.serving.prompts import Prompts
 from lit_cartridges.serving.refusals import Refusal
+from lit_cartridges.serving.replies import Replies
 from lit_cartridges.serving.residents import Resident, Residents
 from lit_cartridges.serving.shelf import Shelf
 from lit_cartridges.serving.sources import Sources
@@ -29,13 +29,15 @@ _LOADERS = 8  # threads that look for cartridges; all but one wait or find their
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Args:
-    max_rows: replies written at once; more wait.
-    max_kv_tokens: rows at once times the longest prompt and reply.
-    max_requests: that are open; more are refused.
-    max_new_tokens: of a reply where a request does not say.
-    max_cartridge_bytes: of the cartridges that are held.
-    max_body_bytes: of a request.
+    """What a server takes at once.
+
+    Args:
+        max_rows: replies written at once; more wait.
+        max_kv_tokens: rows at once times the longest prompt and reply.
+        max_requests: that are open; more are refused.
+        max_new_tokens: of a reply where a request does not say.
+        max_cartridge_bytes: of the cartridges that are held.
+        max_body_bytes: of a request.
     """
 
     max_rows: int = 32
@@ -47,10 +49,12 @@ class Limits:
 
 
 class Service:
-    """Args:
-    name: the model's, under which no cartridge is read.
-    renderer_options: of the prompts (see `ChatRenderer`).
-    corpora: token ids by sha256; where one fits the model, NAME:icl reads that of the cartridge NAME in its context.
+    """What stands behind the routes.
+
+    Args:
+        name: the model's, under which no cartridge is read.
+        renderer_options: of the prompts (see `ChatRenderer`).
+        corpora: token ids by sha256; where one fits the model, NAME:icl reads that of the cartridge NAME in its context.
     """
 
     def __init__(
@@ -184,98 +188,3 @@ class Service:
                 code="context_length_exceeded",
             )
         return new
-
-
-class Replies:
-    """The replies to one request, while they come."""
-
-    def __init__(
-        self,
-        service: Service,
-        asked: Asked,
-        ids: list[int],
-        resident: Resident | None,
-        new: int,
-        begun: float,
-    ) -> None:
-        self.service, self.asked = service, asked
-        self.choices = [Choice(index=index) for index in range(asked.n)]
-        self._texts = [service.prompts.reply(asked) for _ in self.choices]
-        self._prompt_tokens = len(ids)
-        self._cartridge_tokens = 0 if resident is None else resident.num_tokens
-        self._begun, self._first = begun, 0.0
-        self._came: asyncio.Queue[list[Token] | EngineError] = asyncio.Queue()
-        self._closed = False
-        loop, came = asyncio.get_running_loop(), self._came
-
-        def tell(what: list[Token] | EngineError) -> None:
-            loop.call_soon_threadsafe(came.put_nowait, what)
-
-        self.job = Job(
-            prompt=ids,
-            resident=resident,
-            n=asked.n,
-            temperature=asked.temperature,
-            top_p=asked.top_p,
-            seed=secrets.randbits(63) if asked.seed is None else asked.seed,
-            max_new_tokens=new,
-            logprobs=asked.logprobs,
-            tell=tell,
-            ended=lambda: None if resident is None else service.residents.give_back(resident),
-        )
-
-    @property
-    def usage(self) -> Usage:
-        """Of all replies so far."""
-        return Usage(
-            prompt=self._prompt_tokens + self._cartridge_tokens,
-            cartridge=self._cartridge_tokens,
-            completion=sum(len(choice.tokens) for choice in self.choices),
-        )
-
-    def close(self) -> None:
-        """The rows that are left leave the batch."""
-        if not self._closed:
-            self._closed = True
-            self.service.engine.cancel(self.job)
-            self.service.open_requests -= 1
-            self._measure()
-
-    async def tokens(self) -> AsyncIterator[tuple[Choice, str, Token]]:
-        """After every token its choice, and what text can be given out now; `Choice.text` is what was before.
-
-        Raises:
-            Refusal: the engine could not finish.
-        """
-        while any(choice.finish is None for choice in self.choices):
-            what = await self._came.get()
-            if isinstance(what, EngineError):
-                raise Refusal(str(what), status=503 if "stopping" in str(what) else 500, code="engine_error")
-            self._first = self._first or time.perf_counter()
-            for token in what:
-                choice, text = self.choices[token.index], self._texts[token.index]
-                if choice.finish is not None:
-                    continue  # a stop text ended it, which the engine does not know
-                choice.tokens.append(token)
-                self.service.metrics.tokens.inc()
-                piece = text.add(token.token_id)
-                if text.stopped or token.end:
-                    choice.finish = "stop" if text.stopped else token.end
-                    rest = text.end()
-                    if rest is None and self.asked.stream:
-                        raise Refusal(
-                            "the reply holds a thought after its beginning, which has been sent; ask without stream",
-                            status=500,
-                            code="reply_changed",
-                        )
-                    piece += rest or ""
-                    if not self.asked.stream:
-                        choice.text, piece = text.final, ""
-                yield choice, piece, token
-                choice.text += piece
-
-    def _measure(self) -> None:
-        now, metrics = time.perf_counter(), self.service.metrics
-        if self._first:
-            metrics.first_token.observe(self._first - self._begun)
-            metrics.rate.observe(self.usage.completion / max(1e-9, now - self._begun))

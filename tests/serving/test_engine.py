@@ -12,7 +12,8 @@ import torch
 from lit_cartridges.attention import Reading, reads_prefixes
 from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.generation import generate_from_prefix
-from lit_cartridges.serving.engine import EngineError, Job, LocalEngine, Token, row_seed
+from lit_cartridges.serving.engine import LocalEngine
+from lit_cartridges.serving.job import EngineError, Job, Token, row_seed
 from lit_cartridges.serving.residents import Resident
 from tests.tiny_models import tiny_config_model, tiny_model
 
@@ -166,6 +167,14 @@ def test_top_p_takes_the_likeliest_alone(llama, engine_of):
         rows = Asked(engine, prompt, None, temperature=1.0, top_p=0.6, seed=seed, n=8, max_new_tokens=1).ids()
         seen |= {row[0] for row in rows}
     assert seen <= allowed and len(seen) > len(allowed) / 2
+
+
+def test_tokens_that_the_makers_ban_stay_banned(engine_of):
+    model = tiny_config_model("llama")
+    first = alone(model, [40, 41], None)
+    model.generation_config.suppress_tokens = [first[0]]
+    (reply,) = Asked(engine_of(model), [40, 41], None).ids()
+    assert reply == alone(model, [40, 41], None) != first and first[0] not in reply
 
 
 def test_who_is_cancelled_leaves_and_others_go_on(llama):

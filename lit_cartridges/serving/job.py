@@ -1,0 +1,64 @@
+"""What an engine is given and what it tells: a request's rows, and their tokens one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lit_cartridges.errors import CartridgesError
+from lit_cartridges.serving.choice import Chosen
+from lit_cartridges.serving.residents import Resident
+
+
+class EngineError(CartridgesError, RuntimeError):
+    """A request that the engine could not finish; the message says why."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """The next token of a job's row ``index``.
+
+    Args:
+        end: None while the row goes on; "stop" after a stop token, "length" after the last that was asked for.
+        noted: log-probabilities, where they were asked for.
+    """
+
+    index: int
+    token_id: int
+    end: str | None
+    noted: Chosen | None
+
+
+@dataclass(eq=False, kw_only=True)
+class Job:
+    """One request's rows.
+
+    Args:
+        resident: what they read; None for nothing.
+        tell: called in the engine's thread with the tokens of each step, or with what ended the job early; the engine is done
+            with the job, and with what it reads, when ``ended`` is called.
+    """
+
+    prompt: list[int]
+    resident: Resident | None
+    n: int
+    temperature: float
+    top_p: float
+    seed: int
+    max_new_tokens: int
+    logprobs: int | None
+    tell: Callable[[list[Token] | EngineError], None]
+    ended: Callable[[], None]
+    left: int = field(default=0, init=False)
+
+    @property
+    def reach(self) -> int:
+        """Places that each of its rows may take in the batch."""
+        return len(self.prompt) + self.max_new_tokens - 1
+
+
+def row_seed(seed: int, index: int) -> int:
+    """Of a job's row, so that rows of one seed differ and do so each time in the same way."""
+    return int(np.random.SeedSequence([seed % 2**64, index]).generate_state(1, np.uint64)[0])
