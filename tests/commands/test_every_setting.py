@@ -41,7 +41,8 @@ RIGHT = {
     r"serve --(port|host)": "zero",  # a free port, and every address of this machine
     r"serve --(drain_s|max_cartridge_gb)": "a fraction",
     # Lists that may be empty.
-    r"--(trainer\.(logger|callbacks|plugins)|cartridges|allow_origins|data\.source\.teacher\.options)|serve --corpora": "an empty list",
+    r"--(trainer\.(logger|callbacks|plugins)|cartridges|allow_origins|data\.source\.teacher\.options)": "an empty list",
+    r"serve --corpora": "an empty list",
     # Numbers that may be 0, shares, or both.
     r"--seed_everything|--(model|data|task)\.(question_)?seed|--task\.index|demo --seed": "zero",
     r"--trainer\.(fast_dev_run|min_epochs|min_steps|overfit_batches|num_sanity_val_steps|log_every_n_steps)": "zero",
