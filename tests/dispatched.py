@@ -18,6 +18,14 @@ COPIES = frozenset(("_to_copy", "copy_"))
 _NOTHING_TO_DO = frozenset("empty empty_like new_empty empty_strided detach lift_fresh _unsafe_view".split())
 
 
+def waits(func: Any, args: Any, kwargs: Any) -> str | None:
+    """What the device is waited for, if it is."""
+    name: str = func._schema.name.removeprefix("aten::")
+    if name in WAITS or name in COPIES and _crosses(name, args, kwargs):
+        return name
+    return f"{name} by a mask" if name.startswith("index") and _picks_by_mask(args) else None
+
+
 class Dispatched(TorchDispatchMode):
     """``names`` counts the operators by name, ``launched`` those that compute; ``waits`` has those that a GPU is waited for."""
 
@@ -31,10 +39,8 @@ class Dispatched(TorchDispatchMode):
         name = func._schema.name.removeprefix("aten::")
         self.names[name] += 1
         self.launched += not func.is_view and name not in _NOTHING_TO_DO
-        if name in WAITS or name in COPIES and _crosses(name, args, kwargs or {}):
-            self.waits[name] += 1
-        elif name.startswith("index") and _picks_by_mask(args):
-            self.waits[f"{name} by a mask"] += 1
+        if (wait := waits(func, args, kwargs or {})) is not None:
+            self.waits[wait] += 1
         return func(*args, **(kwargs or {}))
 
 

@@ -2,7 +2,8 @@
 
 For machines without a card. What it finds: operations on tensors of two devices, arrays taken from a device's tensor, tensors
 made on the wrong device, and branches that ask for a device of type ``cuda``. What it cannot find: anything about kernels,
-their speed, their memory or their rounding. CUDA's flash attention is answered by `CudaFlash`, which refuses what that refuses.
+their speed, their memory or their rounding. CUDA's flash attention is answered by `CudaFlash`, which refuses what that refuses; there are
+no graphs.
 
 `pretend_cuda` is entered by a test. Within, the device "cuda" works in whatever makes or moves a tensor, `torch.cuda` answers for
 one card, and each wait for the device is counted.
@@ -24,14 +25,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
 
+from lit_cartridges.attention import kernels
+from lit_cartridges.models import step_graphs
 from tests.attention.cuda_flash import CudaFlash
+from tests.dispatched import WAITS
 
 # What torch takes the card for: of a type that needs no driver, and of an index that nobody else uses.
 _HERE, _AWAY = torch.device("cpu"), torch.device("meta", 7)
 _CARD = torch.device("cuda", 0)
 _BYTES = 141 * 10**9
 _aten = torch.ops.aten
-# CUDA's own exceptions to "all tensors on the same device"; and what waits for the device.
+# CUDA's own exceptions to "all tensors on the same device".
 _CROSSING = {
     _aten.copy_,
     _aten._to_copy,
@@ -39,14 +43,6 @@ _CROSSING = {
     _aten.index_put,
     _aten.index_put_,
     _aten._index_put_impl_,
-}
-_WAITING = {
-    _aten._local_scalar_dense,
-    _aten.nonzero,
-    _aten.masked_select,
-    _aten.equal,
-    _aten.is_nonzero,
-    _aten._unique2,
 }
 _ABOUT_DEVICES = {torch.device, torch.get_device_module}
 _FROM_DATA = {torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
@@ -121,6 +117,10 @@ class _Operations(TorchDispatchMode):
         to_card = bool(away) if asked is None else asked == _AWAY
         if not away and not to_card:
             return func(*args, **kwargs)
+        if any(x.is_meta and not isinstance(x, OnCard) for x in tensors):
+            raise RuntimeError(
+                f"{func} by a list of numbers, which no pretended card can read; give a tensor"
+            )
         packet = func.overloadpacket
         if away and packet not in _CROSSING and any(x.ndim and not isinstance(x, OnCard) for x in tensors):
             raise RuntimeError(
@@ -130,7 +130,7 @@ class _Operations(TorchDispatchMode):
             raise RuntimeError(
                 "indices should be either on cpu or on the same device as the indexed tensor (cpu)"
             )
-        if packet in _WAITING or _copies_and_waits(packet, args, kwargs, tensors, to_card):
+        if packet.__name__ in WAITS or _copies_and_waits(packet, args, kwargs, tensors, to_card):
             self.waits.count(packet.__name__)
         if asked == _AWAY:
             kwargs["device"] = _HERE
@@ -252,6 +252,8 @@ def pretend_cuda(**answers: Any) -> Iterator[Waits]:
                 return backward(*args, **kwargs)
 
         stack.enter_context(patch.object(torch.autograd, "_engine_run_backward", run_backward))
+        stack.enter_context(patch.object(kernels, "has_flash", lambda device: device.type == "cuda"))
+        stack.enter_context(patch.object(step_graphs, "captures", lambda device: False))
         for mode in (CudaFlash(), _Operations(waits), names):
             stack.enter_context(mode)
         yield waits

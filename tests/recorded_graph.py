@@ -1,7 +1,8 @@
 """A CUDA graph's part on machines without one: the operators of a step, done again on the same tensors, without its Python.
 
 What a step took from Python, be it a number, a length or a tensor that is not at its old address, is what it was when the step
-was recorded, as in a graph. So a step that is replayed wrongly gives wrong tokens here too.
+was recorded, as in a graph. So a step that is replayed wrongly gives wrong tokens here too, and one that asks the device for
+something is not recorded.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lit_cartridges.models.step_graphs import Graph
+from tests.dispatched import waits
+
 
 class RecordedGraph(TorchDispatchMode):
     """``calls`` holds each operator with its arguments and what it gave."""
@@ -23,12 +27,15 @@ class RecordedGraph(TorchDispatchMode):
         self._before: dict[int, tuple[Any, Any]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if (wait := waits(func, args, kwargs)) is not None:
+            raise RuntimeError(f"CUDA error: {wait} is not permitted when stream is capturing")
         for argument, x in zip(func._schema.arguments, args, strict=False):
-            if argument.alias_info is not None and argument.alias_info.is_write:
+            if argument.is_write:
                 storage = x.untyped_storage()
                 self._before.setdefault(storage.data_ptr(), (storage, storage.clone()))
-        given = func(*args, **(kwargs or {}))
-        self.calls.append((func, args, kwargs or {}, given))
+        given = func(*args, **kwargs)
+        self.calls.append((func, args, kwargs, given))
         return given
 
     def undo(self) -> None:
@@ -36,13 +43,17 @@ class RecordedGraph(TorchDispatchMode):
         for storage, before in self._before.values():
             storage.copy_(before)
 
+    def pool(self) -> RecordedGraph:
+        return self
+
+    @torch.no_grad()
     def replay(self) -> None:
         for func, args, kwargs, before in self.calls:
+            if func.is_view:
+                continue
             given = func(*args, **kwargs)
-            for result, old, new in zip(
-                func._schema.returns, tree_leaves(before), tree_leaves(given), strict=False
-            ):
-                if result.alias_info is None and isinstance(old, torch.Tensor):
+            for old, new in zip(tree_leaves(before), tree_leaves(given), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
                     assert old.shape == new.shape
                     old.copy_(new)
 
@@ -68,10 +79,12 @@ class RecordedGraph(TorchDispatchMode):
         return x.dtype, tuple(x.shape), x.stride(), there
 
 
-def recorded(step: Callable[[], None], pool: Any) -> Callable[[], None]:
-    """As `step_graphs.captured`."""
+def recorded(step: Callable[[], None], beside: Graph | None) -> RecordedGraph:
+    """As `step_graphs.captured`, and what a capture refuses raises here too."""
     graph = RecordedGraph()
-    with graph:
-        step()
-    graph.undo()
-    return graph.replay
+    try:
+        with graph:
+            step()
+    finally:
+        graph.undo()
+    return graph

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
@@ -70,8 +71,9 @@ class RowsCache(Cache):
     def move(self, sources: Sequence[int], targets: Sequence[int], tokens: int) -> None:
         """The first ``tokens`` of the lines ``sources`` become those of the lines ``targets``, all at once."""
         if sources:
+            lines = torch.tensor([sources, targets])
             for layer in self._rows_layers:
-                layer.move(list(sources), list(targets), tokens)
+                layer.move(lines, tokens)
 
 
 class _RowsLayer(DynamicLayer):
@@ -104,8 +106,9 @@ class _RowsLayer(DynamicLayer):
             new[: old.shape[0], : old.shape[1]] = old
             setattr(self, name, new)
 
-    def move(self, sources: list[int], targets: list[int], tokens: int) -> None:
+    def move(self, lines: Tensor, tokens: int) -> None:
         if self.is_initialized:
+            sources, targets = lines.to(self.device)
             for side in (self.keys, self.values):
                 assert isinstance(side, Tensor)
                 held = side[:, :tokens]

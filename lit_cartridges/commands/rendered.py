@@ -20,9 +20,8 @@ from lit_cartridges.commands import run
 RENDERED = (*TRAINER_COMMANDS, "evaluate", "perplexity", "passkey")
 # Their docstrings, signatures and classes stand in the text, or they decide how it is set.
 _SOURCES = ("docstring-parser", "jsonargparse", "lightning", "torch", "transformers")
-_WRAPPER = (
-    "DeepSpeedOptimizerWrapper"  # an optimizer that nobody can choose, listed where DeepSpeed is installed
-)
+# An optimizer that nobody can choose, listed where DeepSpeed is installed.
+_WRAPPER = "DeepSpeedOptimizerWrapper"
 
 
 def rendered_help(name: str, args: Sequence[str]) -> str | None:

@@ -2,7 +2,7 @@
 
 A step is one forward call over the next token of every row, the choice of the one after it and what is recorded of that. What it
 needs of the rows lies on the device (`row_table`). Where flash attention reads them (`pooled_reading`), every step of as many
-rows is the same list of operators at the same addresses, so it is a CUDA graph (`step_graphs`). Elsewhere (`rows_reading`)
+rows is the same list of operators at the same addresses, so it is a CUDA graph (`models.step_graphs`). Elsewhere (`rows_reading`)
 shapes follow the rows, whose lines of the cache must then lie side by side.
 """
 
@@ -24,10 +24,10 @@ from lit_cartridges.attention.prefix_pool import PrefixPool
 from lit_cartridges.attention.readers import Reader
 from lit_cartridges.attention.rows_cache import RowsCache
 from lit_cartridges.attention.rows_reading import Prefix, RowsReading
+from lit_cartridges.models.step_graphs import StepGraphs
 from lit_cartridges.teachers.contexts import Context
 from lit_cartridges.teachers.row import Row
 from lit_cartridges.teachers.row_table import RowTable
-from lit_cartridges.teachers.step_graphs import StepGraphs
 from lit_cartridges.teachers.token_choice import TokenChoice
 
 _HALVES = (torch.bfloat16, torch.float16)
@@ -95,7 +95,7 @@ class DecodingSteps:
         self.cache = RowsCache(model.config.get_text_config().num_hidden_layers)
         self.table = RowTable(model.device)
         self.rows: list[Row] = []
-        self.graphs = StepGraphs(model, model.device)
+        self.graphs = StepGraphs(model)
 
     def begin(self) -> None:
         """There are no rows. The weights may have moved."""

@@ -1,8 +1,9 @@
-"""Decoding by captured steps: the CPU's tape in the place of a CUDA graph (see `tape`)."""
+"""Decoding by captured steps: recorded operators in the place of a CUDA graph (see `recorded_graph`)."""
 
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext, suppress
 
 import pytest
 import torch
@@ -10,19 +11,20 @@ from torch.utils._pytree import tree_map
 
 from lit_cartridges.attention.cache_argument import cache_argument
 from lit_cartridges.cascade import CascadingCache, decodes_cascade, reads_cascades
-from lit_cartridges.cascade.decoding import CAPTURES, CaptureError
+from lit_cartridges.models import step_graphs
 from tests.cascade.models import read, tokens
-from tests.cascade.tape import taped
 from tests.cascade.test_ring import require_same_held
 from tests.dispatched import Dispatched
 from tests.gpu.agreement import exact_model
+from tests.recorded_graph import recorded
 
 
 @pytest.fixture
 def captures(monkeypatch):
     """Steps are captured on the CPU too; every one of them is noted."""
     found = []
-    monkeypatch.setitem(CAPTURES, "cpu", lambda step: found.append(taped(step)) or found[-1])
+    monkeypatch.setattr(step_graphs, "captures", lambda device: True)
+    monkeypatch.setattr(step_graphs, "captured", lambda *step: found.append(recorded(*step)) or found[-1])
     return found
 
 
@@ -109,22 +111,47 @@ def test_rows_that_change_are_captured_anew(captures, llama):
     assert len(captures) == 2 and logits.shape == (2, llama.config.vocab_size)
 
 
-def test_a_model_that_asks_the_device_is_refused_and_goes_on_without(captures, llama):
+def test_a_model_that_asks_the_device_is_named_and_goes_on_without(captures, llama):
     cache, ids = prefilled(llama), tokens(1, 20, seed=1)
     expected = decoded(llama, copy.deepcopy(cache), ids, graphs=False)
     hook = llama.model.layers[1].register_forward_pre_hook(lambda _, args: args[0].sum().item() and None)
-    found = []
-    with decodes_cascade(llama, cache) as step:
-        for i in range(20):
-            try:
-                found.append(step(ids[:, i : i + 1]))
-            except CaptureError as error:
-                assert "LlamaForCausalLM cannot be captured as a graph" in str(error)
-                break
-    assert 0 < i < 19
-    found.append(decoded(llama, cache, ids[:, i:], graphs=False)[0])
+    with pytest.warns(UserWarning, match="LlamaForCausalLM: .* waits for the device in _local_scalar_dense"):
+        found = decoded(llama, cache, ids)
     hook.remove()
-    torch.testing.assert_close(torch.cat(found), expected[0], atol=0, rtol=0)
+    assert not captures
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+
+
+class Late:
+    """A hook that breaks off a step's third run, which is the capture."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error, self.runs = error, 0
+
+    def __call__(self, *_) -> None:
+        self.runs += 1
+        if self.runs == 3:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: not permitted"), KeyboardInterrupt()], ids=repr)
+def test_a_capture_that_breaks_off_has_read_nothing(captures, llama, error):
+    cache, ids = prefilled(llama), tokens(1, 20, seed=1)
+    other = copy.deepcopy(cache)
+    expected = decoded(llama, other, ids, graphs=False)
+    hook, found = llama.model.layers[1].register_forward_pre_hook(Late(error)), []
+    named = (
+        pytest.warns(UserWarning, match="not permitted") if isinstance(error, RuntimeError) else nullcontext()
+    )
+    with named, decodes_cascade(llama, cache) as step:
+        while len(found) < 20:
+            with nullcontext() if isinstance(error, RuntimeError) else suppress(KeyboardInterrupt):
+                found.append(step(ids[:, len(found)][:, None]))
+    hook.remove()
+    assert len(captures) == (not isinstance(error, RuntimeError))
+    torch.testing.assert_close(torch.stack(found, dim=1), expected, atol=0, rtol=0)
+    assert cache.get_seq_length() == other.get_seq_length() == 60
+    require_same_held(cache, other)
 
 
 def test_a_mask_is_read_where_it_is(llama):

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from lit_cartridges.cascade import triton_attention
-from lit_cartridges.cascade.decoding import CAPTURES
 from tests.pretend_cuda import pretend_cuda
 
 # Where one of several tells as much about where tensors lie, the others are left out.
@@ -26,12 +25,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def on_a_pretended_card(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Triton's kernels and graphs, which need a real one, give way to the plain path and to steps made anew."""
+    """Triton's kernels, which need a real one, give way to the plain path."""
     if "pretended" not in _words(request.node):
         yield
         return
     if torch.cuda.is_available():
         pytest.skip("there is a real one")
-    kernels, graphs = patch.object(triton_attention, "DEVICE_TYPES", set()), patch.dict(CAPTURES, clear=True)
-    with pretend_cuda(), kernels, graphs:
+    kernels = patch.object(triton_attention, "DEVICE_TYPES", set())
+    with pretend_cuda(), kernels:
         yield

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from lit_cartridges.attention import kernels, reads_prefixes
-from lit_cartridges.teachers import decoding_steps, step_graphs
+from lit_cartridges.models import step_graphs
+from lit_cartridges.teachers import decoding_steps
 from lit_cartridges.teachers.row_batch import RowBatch
 from lit_cartridges.teachers.teacher import Request, Sampling
 from tests.attention.cuda_flash import FORWARD, CudaFlash
@@ -185,9 +186,7 @@ def test_a_row_that_stops_is_decoded_once_more_for_nobody(llama, batch_of):
 
 def test_graphs_are_kept_from_one_time_to_the_next_until_the_weights_move(llama, flash, graphs, monkeypatch):
     made = Counter()
-    monkeypatch.setattr(
-        step_graphs, "captured", lambda step, pool: (made.update(["graph"]), recorded(step, pool))[1]
-    )
+    monkeypatch.setattr(step_graphs, "captured", lambda *step: (made.update(["graph"]), recorded(*step))[1])
     model = copy.deepcopy(llama)
     teacher, asked = teacher_of(model), vars_of(request(0, ANSWER))
     replies, counts = [], []
@@ -265,10 +264,8 @@ def test_a_model_that_waits_for_the_device_is_named_and_goes_on_without_graphs(f
 
 
 def test_what_cannot_be_captured_after_all_is_named_too(llama, flash, graphs, monkeypatch):
-    def unharmed(step, pool):
-        with RecordedGraph() as graph:
-            step()
-        graph.undo()
+    def unharmed(step, beside):
+        recorded(step, beside)
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
 
     monkeypatch.setattr(step_graphs, "captured", unharmed)
