@@ -2,8 +2,8 @@
 
 For machines without a card. What it finds: operations on tensors of two devices, arrays taken from a device's tensor, tensors
 made on the wrong device, and branches that ask for a device of type ``cuda``. What it cannot find: anything about kernels,
-their speed, their memory or their rounding. CUDA's flash attention is answered by `CudaFlash`, which refuses what that refuses; there are
-no graphs.
+their speed, their memory or their rounding. CUDA's flash attention is answered by `CudaFlash`, which refuses what that refuses;
+there are no graphs.
 
 `pretend_cuda` is entered by a test. Within, the device "cuda" works in whatever makes or moves a tensor, `torch.cuda` answers for
 one card, and each wait for the device is counted.

@@ -1,10 +1,10 @@
 """`LitCartridge`: frozen model(s), one cartridge, one objective (arXiv 2506.06266, §3).
 
-Data flow of a step: packed batch → the frozen student reads it after the cartridge (`Reading`) → hidden states of the
-answer tokens → objective in chunks → gradients of the cartridge alone.
+Here are the settings, what they make, and the loss: packed batch → the frozen student reads it after the cartridge
+(`Reading`) → hidden states of the answer tokens → objective in chunks → gradients of the cartridge alone. `TrainingSteps` has
+what a run does with it, `Checkpointed` what is saved.
 
-Models load in `configure_model`, so that a strategy may shard them as they load; checkpoints hold the cartridge only;
-every process runs the same collective operations in every step.
+Models load in `configure_model`, so that a strategy may shard them as they load.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -32,30 +31,24 @@ from lit_cartridges.init.init_cost import InitCost, measured_init
 from lit_cartridges.losses import LanguageHead, Objective, TopKDistillation, chunked_loss
 from lit_cartridges.models.base_weights import plain_token
 from lit_cartridges.models.position_limit import max_positions
-from lit_cartridges.module.answers_of_step import AnswersOfStep
-from lit_cartridges.module.checkpointed import Checkpointed
 from lit_cartridges.module.compiled_layers import CompiledLayers, require_compilable
-from lit_cartridges.module.finite_losses import FiniteLosses
 from lit_cartridges.module.new_cartridge import (
     checkpoint_cartridge,
     init_context,
     new_cartridge,
     require_material,
 )
-from lit_cartridges.module.optimizers import OptimizerOf, OwnOptimizer, ScheduleOf, adam
+from lit_cartridges.module.optimizers import OptimizerOf, OwnOptimizer, ScheduleOf
 from lit_cartridges.module.packed_forward import student_hidden, teacher_hidden
 from lit_cartridges.module.recomputing import recomputes_layers
+from lit_cartridges.module.training_steps import TrainingSteps
 from lit_cartridges.runs.callback_rules import require_callbacks
-from lit_cartridges.runs.precision import require_fp32, require_full_precision, require_no_autocast
+from lit_cartridges.runs.precision import require_full_precision, require_no_autocast
 from lit_cartridges.runs.resuming import read_checkpoint
 from lit_cartridges.runs.run_progress import (
-    Schedule,
-    optimizer_steps,
     require_end,
     require_whole_epochs,
-    warm_up_and_cosine,
 )
-from lit_cartridges.runs.run_settings import hyper_parameters
 from lit_cartridges.settings import (
     Decay,
     DTypeName,
@@ -70,7 +63,7 @@ from lit_cartridges.settings.model_checks import DeviceMap, QuantizationConfig
 from lit_cartridges.strategies.frozen_models import FrozenModel, in_step, load_frozen_model
 
 
-class LitCartridge(Checkpointed):
+class LitCartridge(TrainingSteps):
     """Trains a cartridge for a frozen model.
 
     Args:
@@ -155,11 +148,8 @@ class LitCartridge(Checkpointed):
         self.init_cost: InitCost | None = None
         self._attached = ExitStack()
         self._compiled: CompiledLayers | None = None
-        self._step = AnswersOfStep()
-        self.finite_losses = FiniteLosses()
         self.material: Material | None = None
         self._is_set_up = False
-        self._own_optimizer: OwnOptimizer | None = None
 
     def connect(self, data: StudyData) -> None:
         """Learn the corpus of ``data``, and let it know for which student its examples are.
@@ -264,23 +254,6 @@ class LitCartridge(Checkpointed):
                     num_frozen_tokens=self.num_frozen_tokens,
                 )
 
-    def on_train_start(self) -> None:
-        """Keep what this run is made with, for its checkpoints, and tell the loggers."""
-        self.resumption.begin(self.trainer)
-        self.finite_losses = FiniteLosses()
-        for one in self.trainer.lr_scheduler_configs:
-            if isinstance(one.scheduler, Schedule):  # LearningRateFinder may have changed it
-                one.scheduler.set_base([self.learning_rate for _ in one.scheduler.base_lrs])
-        if self.trainer.enable_autolog_hparams and self.trainer.is_global_zero:
-            told = hyper_parameters(
-                self.resumption.settings(self.trainer),
-                num_tokens=self.num_tokens,
-                corpus_tokens=None if self.material is None else len(self.material.corpus_ids),
-            )
-            for logger in self.trainer.loggers:
-                logger.log_hyperparams(told)
-                logger.save()  # now, not with the first figures: a run may be looked at before, or die
-
     def load_teacher(self) -> PreTrainedModel:
         """The model that asks and answers, without a trainer."""
         source = self._teacher or self._student
@@ -310,75 +283,6 @@ class LitCartridge(Checkpointed):
             chunk_tokens=self.loss_chunk_tokens,
         )
 
-    def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
-        """Loss of one micro-batch, weighted so that a step averages over all its answer tokens on all processes."""
-        self._step.take(batch, self.trainer.accumulate_grad_batches)
-        total, token_losses, nll = self.losses(batch)
-        loss = total * self._weight(batch.window_answers, total)
-        labels = ", ".join(sorted(set(batch.labels)))
-        self.finite_losses.take(
-            loss,
-            f"batch {batch_idx} (optimizer step {self.global_step}; {len(batch.lengths)} conversations: {labels})",
-        )
-        if self._logs_this_step():
-            self._log_losses(batch, token_losses, nll)
-        # Before the callbacks of this batch, so that a checkpoint they save does not repeat it.
-        batch.used()
-        return loss
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Log the norm of the cartridge's gradient, before clipping."""
-        if (
-            not self.trainer.strategy.handles_gradient_accumulation
-        ):  # else this is called for every micro-batch
-            self._step.end()
-        if self._logs_this_step():
-            grads = [p.grad for p in self.parameters() if p.grad is not None]
-            if grads:  # a strategy that shards them logs their norm itself
-                self.log("train/grad_norm", torch.nn.utils.get_total_norm(grads))
-
-    def on_train_end(self) -> None:
-        """The last loss is looked at too."""
-        self.finite_losses.require()
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Nothing is saved behind a loss that is not finite."""
-        self.finite_losses.require()
-        super().on_save_checkpoint(checkpoint)
-
-    def _logs_this_step(self) -> bool:
-        trainer: Any = self.trainer
-        return (self.global_step + 1) % max(1, trainer.log_every_n_steps) == 0
-
-    def _log_losses(self, batch: PackedBatch, token_losses: Tensor, nll: Tensor) -> None:
-        """Loss in nats per answer token, in all and by seed prompt, and the perplexity of the teacher's answers."""
-        self.log("train/loss", token_losses.mean(), prog_bar=True, batch_size=1)
-        self.log("train/perplexity", nll.mean().exp(), prog_bar=True, batch_size=1)
-        for label in sorted(set(batch.labels)):
-            rows = [row for row, name in enumerate(batch.labels) if name == label]
-            own = torch.isin(batch.label_rows, torch.tensor(rows, device=self.device))
-            self.log(f"train/loss/{label}", token_losses[own].mean(), batch_size=1)
-
-    def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
-        """Loss and the teacher's tokens' NLL, in nats per answer token, on held-out conversations."""
-        self._score(batch, "val")
-
-    def test_step(self, batch: PackedBatch, batch_idx: int) -> None:
-        """The same under ``test/``."""
-        self._score(batch, "test")
-
-    def _score(self, batch: PackedBatch, stage: str) -> None:
-        _, token_losses, nll = self.losses(batch)
-        answers = len(token_losses)
-        self.log(f"{stage}/loss", token_losses.mean(), batch_size=answers, sync_dist=True)
-        self.log(f"{stage}/answer_nll", nll.mean(), batch_size=answers, sync_dist=True)
-
-    def predict_step(self, batch: PackedBatch, batch_idx: int) -> dict[str, Any]:
-        """Per answer token the objective and the NLL, in nats, with each conversation's label."""
-        _, token_losses, nll = self.losses(batch)
-        labels = [batch.labels[row] for row in batch.label_rows.tolist()]
-        return {"token_losses": token_losses.cpu(), "nll": nll.cpu(), "labels": labels}
-
     def use_optimizer(self, optimizer: OptimizerOf | None, lr_scheduler: ScheduleOf | None = None) -> None:
         """Train with another optimizer, or another schedule, than Adam with a warm-up and a cosine; see `OwnOptimizer`.
 
@@ -386,24 +290,6 @@ class LitCartridge(Checkpointed):
         without a schedule keeps its rate.
         """
         self._own_optimizer = OwnOptimizer(optimizer, lr_scheduler)
-
-    def configure_optimizers(self) -> Any:
-        """Adam on the cartridge, linear warm-up, then a cosine, counted in optimizer steps; or what `use_optimizer` was told."""
-        assert self.cartridge is not None
-        require_fp32(self.cartridge)  # a plugin or a caller may have converted it
-        own = self._own_optimizer or OwnOptimizer()
-        if own.optimizer is not None:
-            optimizer = own.optimizer(self.cartridge.parameters())
-            if own.lr_scheduler is None:
-                return optimizer
-        else:
-            optimizer = adam(self, self.trainer.strategy)
-        if own.lr_scheduler is not None:
-            schedule = own.lr_scheduler(optimizer)
-        else:
-            steps = optimizer_steps(self.trainer)
-            schedule = warm_up_and_cosine(optimizer, steps, self.warmup_steps, self.final_lr_share)
-        return {"optimizer": optimizer, "lr_scheduler": own.scheduled(schedule, self.trainer)}
 
     def teardown(self, stage: str) -> None:
         """Give the models their own attention back."""
@@ -413,12 +299,3 @@ class LitCartridge(Checkpointed):
     @property
     def _shows_progress(self) -> bool:
         return self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
-
-    def _weight(self, answers: int, total: Tensor) -> Any:
-        """What makes the ``total`` of a micro-batch its share of a step; ``answers`` of the step are this process's."""
-        micro_batches = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        if self.trainer.world_size == 1:
-            return micro_batches / answers
-        # All processes' answers stay on the device, which is not waited for. In fp64, so that the weight is rounded once.
-        counts: Any = self.all_gather(torch.full((), answers, dtype=torch.float64, device=total.device))
-        return (micro_batches / counts.sum()).to(total.dtype)
