@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -57,6 +58,41 @@ class Job:
     def reach(self) -> int:
         """Places that each of its rows may take in the batch."""
         return len(self.prompt) + self.max_new_tokens - 1
+
+
+class Engine(Protocol):
+    """What a server asks of an engine."""
+
+    def start(self) -> None:
+        """Begin to work."""
+
+    def stop(self, why: str = ...) -> None:
+        """End all jobs with an error."""
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until it has ended."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are worked on."""
+
+    @property
+    def rows(self) -> int:
+        """That are being written."""
+
+    @property
+    def waiting(self) -> int:
+        """Jobs of which nothing is written yet."""
+
+    def submit(self, job: Job) -> None:
+        """Work on the job as soon as there is room.
+
+        Raises:
+            EngineError: the engine has ended.
+        """
+
+    def cancel(self, job: Job) -> None:
+        """Let the job go; nothing happens where it has ended."""
 
 
 def row_seed(seed: int, index: int) -> int:
