@@ -66,7 +66,16 @@ def server(cartridges, tmp_path_factory):
         "--max-num-batched-tokens=64",
         "--num-gpu-blocks-override=40",
     ]
-    options = ["--tensor_parallel_size", "2", "--max_model_len", "512", "--served_name", "tiny"]
+    options = [
+        "--tensor_parallel_size",
+        "2",
+        "--max_model_len",
+        "512",
+        "--max_rows",
+        "16",
+        "--served_name",
+        "tiny",
+    ]
     with started_vllm(folder, tmp_path_factory.mktemp("tmp"), *options, vllm=vllm) as running:
         yield running
 
