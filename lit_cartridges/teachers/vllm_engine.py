@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -93,7 +94,7 @@ def require_free_options(
                 "environment (HF_TOKEN); leave it out",
                 {setting: [option.split("=")[0]]},
             )
-    if options and not options[0].startswith("-"):
+    if options and not re.match("--?[A-Za-z]", options[0]):
         raise SettingError("must begin with an option such as --enforce-eager", {setting: list(options)})
 
 
