@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,7 +12,7 @@ import openai
 import pytest
 
 from tests.serving.server import serving
-from tests.serving.shelves import fill, of_text
+from tests.serving.shelves import fill, of_text, pocket, task
 from tests.serving.test_serve import (
     SEEDS,
     chat,
@@ -79,9 +80,7 @@ def test_the_engine_that_was_found_is_said(server):
 
 def test_cartridges_of_one_length_are_not_mixed_up(client, folder):
     """Their placeholders are the same tokens: without a salt, the second would be answered from the first one's blocks."""
-    held = of_text(1)
-    other = of_text(2)
-    cut = held.num_tokens
+    cut, other = of_text(1).num_tokens, of_text(2)
     twin = type(other)(
         [x[:, :cut].detach() for x in other.tensors()[0]],
         [x[:, :cut].detach() for x in other.tensors()[1]],
@@ -89,8 +88,6 @@ def test_cartridges_of_one_length_are_not_mixed_up(client, folder):
         provenance=other.provenance,
     )
     twin.save_pretrained(folder / "twin")
-    from tests.serving.shelves import pocket
-
     frozen, tokenizer = pocket()
     try:
         for question in questions("a")[:3] + questions("b")[:3]:
@@ -132,8 +129,14 @@ def test_nobody_reaches_vllm_without_its_key(server):
     assert behind.ask(body, key="another")[0] == 401 and behind.ask(body)[0] == 200
 
 
-def test_its_files_and_processes_go_with_it(folder, tmp_path, figure):
-    with started_vllm(folder, tmp_path, vllm=["--enforce-eager"]) as running:
+def test_a_corpus_is_read_in_the_context_and_all_goes_with_the_server(folder, tmp_path):
+    (tmp_path / "a.txt").write_text(task(1).corpus.text)
+    corpora = ["--corpora", json.dumps([str(tmp_path / "a.txt")])]
+    with started_vllm(folder, tmp_path, *corpora, vllm=["--enforce-eager"]) as running:
+        corpus = openai.OpenAI(base_url=f"{running.url}/v1", api_key="any", max_retries=0, timeout=120)
+        for question in questions("a")[:3]:
+            reply = chat(corpus, "a:icl", question)
+            assert reply.choices[0].message.content == expected("a", question)
         behind = Behind(running.process.pid)
         (spool,) = Path(tmp_path).glob("lit_cartridges_serve_*/cartridges")
         assert spool.parent.stat().st_mode & 0o077 == 0

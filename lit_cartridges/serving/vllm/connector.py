@@ -38,13 +38,13 @@ _PARALLEL = (
 
 
 @dataclass
-class Loads(KVConnectorMetadata):  # type: ignore[misc]
+class Loads(KVConnectorMetadata):
     """Of one step."""
 
     loads: list[Load]
 
 
-class CartridgeConnector(KVConnectorBase_V1, SupportsHMA):  # type: ignore[misc]
+class CartridgeConnector(KVConnectorBase_V1, SupportsHMA):
     """See the module. Its extra config: ``folder`` of the files, ``max_bytes`` of those that a worker keeps open, and the
     shape of all cartridges: ``num_layers``, ``num_kv_heads``, ``head_dim``."""
 

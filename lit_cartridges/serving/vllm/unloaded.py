@@ -40,7 +40,7 @@ class UnloadedModel:
         self.config._name_or_path = model.name
         try:
             self.generation_config = GenerationConfig.from_pretrained(
-                place.source, revision=place.revision, token=model.token
+                place.source, revision=place.revision or "main", token=model.token
             )
         except OSError:  # it brings none
             self.generation_config = GenerationConfig.from_model_config(config)
