@@ -38,6 +38,7 @@ class Job:
 
     Args:
         resident: what they read; None for nothing.
+        at_once: whether each token is wanted as soon as it is there.
         tell: called in the engine's thread with the tokens of each step, or with what ended the job early; the engine is done
             with the job, and with what it reads, when ``ended`` is called.
     """
@@ -50,6 +51,7 @@ class Job:
     seed: int
     max_new_tokens: int
     logprobs: int | None
+    at_once: bool = True
     tell: Callable[[list[Token] | EngineError], None]
     ended: Callable[[], None]
     left: int = field(default=0, init=False)

@@ -62,10 +62,12 @@ class Behind:
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.partition("{")[0] == name)
 
     def kill(self) -> None:
-        """All of its processes at once."""
-        for pid in self._all:
+        """Its engine, and wait until its server has ended by itself."""
+        for pid in _descendants(self.pid):
             os.kill(pid, signal.SIGKILL)
-        time.sleep(1)
+        until = time.monotonic() + 60
+        while _words(self.pid) and time.monotonic() < until:
+            time.sleep(0.1)
 
     def running(self) -> list[int]:
         """Processes of it that are left."""

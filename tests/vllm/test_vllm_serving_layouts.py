@@ -4,6 +4,7 @@ so few blocks that requests are taken out again: tokens and log-probabilities of
 from __future__ import annotations
 
 import random
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -146,3 +147,13 @@ def test_requests_that_are_taken_out_and_begun_anew_end_the_same(model, cartridg
     for (name, prompt), reply in zip(requests, replies, strict=True):
         ids = expected(model, named(cartridges, name), prompt, 150)
         assert reply.choices[0].text == tokenizer().decode(ids, skip_special_tokens=True), name
+
+
+def test_ctrl_c_ends_all(server, tmp_path_factory):
+    behind = Behind(server.process.pid)
+    folders = [
+        one for one in tmp_path_factory.getbasetemp().glob("tmp*/lit_cartridges_serve_*") if one.is_dir()
+    ]
+    status, _, told = server.end(signal.SIGINT, timeout_s=90)
+    assert status == 130 and "Traceback" not in told and len(folders) == 1
+    assert not behind.running() and not folders[0].exists()

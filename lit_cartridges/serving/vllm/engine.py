@@ -23,6 +23,7 @@ from lit_cartridges.teachers.vllm_engine import SERVED_NAME
 _log = logging.getLogger(__name__)
 _ENDED = "vLLM's server has ended; start this one again"
 _LEAST_SHARE = 1e-6  # vLLM takes no top_p of 0
+_INTERVAL = 32  # tokens of a piece, where nobody reads it before the end; each costs this process some work
 _NO_TEMPERATURE = 1e-5  # below, vLLM is greedy
 _PREFIX = "token_id:"
 _CONNECTIONS = 100_000  # the server bounds its requests itself
@@ -98,19 +99,19 @@ class VLLMEngine:
         Raises:
             EngineError: the engine, or vLLM's server, has ended.
         """
-        if not self.alive:
+        if not self.alive or not self._call(self._submit, job):
             raise self._stopping or EngineError(_ENDED)
-        self._call(self._submit, job)
 
     def cancel(self, job: Job) -> None:
         """Let the job go; nothing happens where it has ended."""
         self._call(self._cancel, job)
 
-    def _call(self, what: Any, *given: Any) -> None:
+    def _call(self, what: Any, *given: Any) -> bool:
         try:
             self._loop.call_soon_threadsafe(what, *given)
         except (AttributeError, RuntimeError):  # it has not begun, or has ended
-            pass
+            return False
+        return True
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -122,16 +123,24 @@ class VLLMEngine:
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     def _submit(self, job: Job) -> None:
-        self._tasks[job] = asyncio.ensure_future(self._work(job))
+        job.left = job.n
+        self._tasks[job] = task = asyncio.ensure_future(self._work(job))
+        task.add_done_callback(lambda task: self._over(job, task))  # also where it is let go before it begins
         if self._stopping is not None:
-            self._tasks[job].cancel()
+            task.cancel()
 
     def _cancel(self, job: Job) -> None:
         if job in self._tasks:
             self._tasks[job].cancel()
 
+    def _over(self, job: Job, task: asyncio.Task[None]) -> None:
+        del self._tasks[job]
+        self._begun.discard(job)
+        if task.cancelled() and self._stopping is not None:
+            _tell(job, self._stopping)
+        job.ended()
+
     async def _work(self, job: Job) -> None:
-        job.left = job.n
         try:
             await self._ask(job)
             if job.left:
@@ -139,18 +148,11 @@ class VLLMEngine:
         except EngineError as error:
             _log.warning("%s", error)
             _tell(job, error)
-        except asyncio.CancelledError:
-            if self._stopping is not None:
-                _tell(job, self._stopping)
         except (httpx.HTTPError, OSError) as error:
             _tell(job, self._stopping or EngineError(_ENDED if not self.server.alive else _named(error)))
         except Exception as error:
             _log.exception("a job failed")
             _tell(job, EngineError(_named(error)))
-        finally:
-            del self._tasks[job]
-            self._begun.discard(job)
-            job.ended()
 
     async def _ask(self, job: Job) -> None:
         headers = {"Authorization": f"Bearer {self.server.key}"}
@@ -197,6 +199,7 @@ class VLLMEngine:
             "stop_token_ids": list(self.stop_token_ids),
             "logprobs": job.logprobs,
             "stream": True,
+            "stream_interval": 1 if job.at_once else _INTERVAL,
             "return_token_ids": True,
             "return_tokens_as_token_ids": True,
             "skip_special_tokens": False,

@@ -35,6 +35,10 @@ _OURS = (
 _CONNECTOR = "lit_cartridges.serving.vllm.connector"
 _MARK = "lit_cartridges:"
 _MOST_LOGPROBS = 20
+_MEND = (
+    "short of memory, change --gpu_memory_utilization or --max_model_len; short of time, --start_timeout_s; --engine local needs "
+    "no vLLM"
+)
 _AUTO = -1  # as many positions as the memory holds
 _ANSWER_S = 30.0
 
@@ -139,8 +143,8 @@ class VLLMServer:
             self.url = self._server.url
             self.max_model_len = self._told_length()
         except ServerError as error:
-            why = self._marked()
-            raise ServerError(f"{why}\n\n{error}" if why else str(error)) from None
+            said = "\n\n".join(filter(None, [self._marked(), str(error), _MEND]))
+            raise ServerError(said) from None
         except BaseException:
             self.stop()
             raise

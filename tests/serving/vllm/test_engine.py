@@ -97,6 +97,13 @@ def test_a_cartridge_is_placeholders_a_salt_and_a_name(engine, server):
     assert body["stop_token_ids"] == [2, 9] and "prompt_logprobs" not in body and "echo" not in body
 
 
+def test_what_nobody_reads_before_its_end_comes_in_larger_pieces(engine):
+    Script.lines = [event(0, [9], "stop")]
+    for at_once, interval in ((True, 1), (False, 32)):
+        Asked(engine, [7], None, at_once=at_once).ids()
+        assert Script.bodies[-1][2]["stream_interval"] == interval
+
+
 def test_without_one_nothing_is_salted_and_a_corpus_is_text(engine):
     Script.lines = [event(0, [9], "stop")]
     for given, prompt in ((None, [7]), (resident(num_tokens=2, ids=[30, 31]), [30, 31, 7])):
@@ -156,6 +163,11 @@ def test_a_job_that_is_let_go_gives_back_what_it_reads(engine):
     engine.cancel(asked.job)
     assert asked.over.wait(10) and asked.came.empty() and engine.rows == 0
     engine.cancel(asked.job)
+    for _ in range(20):  # also before it has begun
+        asked = Asked(engine, [7], None)
+        engine.cancel(asked.job)
+        assert asked.over.wait(10)
+    assert engine.waiting == 0
 
 
 def test_its_end_is_everybodys(engine, server):
