@@ -101,7 +101,7 @@ $(VLLM)/.installed: tests/vllm/install.sh tests/vllm/requirements.txt
 
 install-vllm: $(VLLM)/.installed ## add vLLM for the CPU in an environment of its own, .venv-vllm (3.4 GB)
 
-test-vllm: $(STAMP) $(VLLM)/.installed ## compare a teacher behind vLLM servers with the one in process (PYTEST_ARGS)
+test-vllm: $(STAMP) $(VLLM)/.installed ## compare vLLM, as a teacher and serving cartridges, with what runs in process (PYTEST_ARGS)
 	OMP_NUM_THREADS=1 VLLM_PYTHON=$(abspath $(VLLM))/bin/python $(PY) -m pytest -p no:xdist -m vllm tests/vllm $(PYTEST_ARGS)
 
 lint: $(STAMP) ## check style, formatting, types, and that every file gets installed

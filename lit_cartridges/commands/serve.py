@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +24,7 @@ from lit_cartridges.settings import (
     Existing,
     PositiveFloat,
     PositiveInt,
+    PositiveShare,
     Range,
     ReadCorpus,
     checked,
@@ -51,7 +54,7 @@ KEY_VARIABLE = "LIT_CARTRIDGES_API_KEY"
 def serve_command(
     folder: ShelfFolder,
     *,
-    engine: Literal["local", "vllm"] = "local",
+    engine: Literal["local", "vllm"] | None = None,
     model: str | None = None,
     served_name: str | None = None,
     corpora: list[ReadCorpus] | None = None,
@@ -61,8 +64,8 @@ def serve_command(
     port: Port = 8000,
     api_key: SecretStr | str | None = None,
     allow_origins: list[Origin] | None = None,
-    max_rows: Count = 32,
-    max_kv_tokens: PositiveInt = 65_536,
+    max_rows: Count | None = None,
+    max_kv_tokens: PositiveInt | None = None,
     max_requests: Count = 256,
     max_new_tokens: PositiveInt = 512,
     max_cartridge_gb: PositiveFloat = 4.0,
@@ -75,6 +78,12 @@ def serve_command(
     trust_remote_code: bool = False,
     device_map: DeviceMap | None = None,
     quantization_config: QuantizationConfig | None = None,
+    vllm_python: str | None = None,
+    vllm_options: list[str] | None = None,
+    tensor_parallel_size: Count = 1,
+    gpu_memory_utilization: PositiveShare = 0.9,
+    max_model_len: PositiveInt | None = None,
+    start_timeout_s: PositiveFloat = 1200.0,
 ) -> None:
     """Answer OpenAI's API from every cartridge of a folder, each under its own name, until Ctrl-C or SIGTERM.
 
@@ -83,7 +92,8 @@ def serve_command(
 
     Args:
         folder: of runs, or of cartridges.
-        engine: local: in this process, requests behind different cartridges in one batch.
+        engine: vllm, or local: in this process, requests behind different cartridges in one batch. By default vLLM where it
+            can be started; what is taken, and why, is said on standard error.
         model: the frozen model; by default the one that the cartridges name.
         served_name: the model's name in requests; by default its name, or the last part of its path.
         corpora: of cartridges in the folder, by which NAME:icl has the corpus of NAME in its context, to compare with.
@@ -93,8 +103,9 @@ def serve_command(
         port: 0 takes one that is free, and prints it.
         api_key: that requests must have ("Authorization: Bearer …"); by default what LIT_CARTRIDGES_API_KEY holds, if anything.
         allow_origins: of web pages that a browser lets read the answers (CORS); none by default.
-        max_rows: replies written at once; more wait.
-        max_kv_tokens: replies at once times the longest prompt and reply, which bounds the memory of the batch.
+        max_rows: replies written at once; more wait. By default 32, and 256 on vLLM.
+        max_kv_tokens: replies at once times the longest prompt and reply, which bounds the memory of the batch: 65,536; on vLLM,
+            whose own memory bounds that, of one request, and by default not at all.
         max_requests: open at once; more are told to come again (429).
         max_new_tokens: of a chat's reply where the request does not say.
         max_cartridge_gb: of cartridges kept in memory, in 10^9 bytes.
@@ -107,9 +118,23 @@ def serve_command(
         trust_remote_code: run code that comes with the model, if it needs that.
         device_map: "auto", or a device per module, which accelerate then spreads; ``device`` is not used then.
         quantization_config: as transformers takes it: ``{load_in_4bit: true}``; by default the cartridges'.
+        vllm_python: interpreter of vLLM's environment, or that environment's folder; by default what LIT_CARTRIDGES_VLLM names,
+            or this one.
+        vllm_options: further options of vLLM's server: ``[--enforce-eager]``.
+        tensor_parallel_size: devices over which vLLM spreads every layer.
+        gpu_memory_utilization: the share of each device's memory that vLLM takes.
+        max_model_len: positions that vLLM has; by default as many as the model has and the memory holds.
+        start_timeout_s: how long vLLM may take until it answers.
     """
-    if engine == "vllm":
-        raise SettingError("is not there yet; local serves the same requests in this process", engine=engine)
+    only_vllm = {
+        "vllm_python": vllm_python,
+        "vllm_options": vllm_options or None,
+        "max_model_len": max_model_len,
+        "tensor_parallel_size": tensor_parallel_size if tensor_parallel_size > 1 else None,
+    }
+    said = {setting: value for setting, value in only_vllm.items() if value is not None}
+    if said and engine == "local":
+        raise SettingError("goes with --engine vllm; leave it out", said, engine=engine)
     require_modules("starlette", "uvicorn", "prometheus_client")
     from lit_cartridges.corpora.open_corpus import open_corpus
     from lit_cartridges.models import hub_options, load_model, load_tokenizer
@@ -121,6 +146,13 @@ def serve_command(
     from lit_cartridges.serving.running import listening, serve
     from lit_cartridges.serving.service import Limits, Service
     from lit_cartridges.serving.shelf import Shelf, require_one_base, served_as
+    from lit_cartridges.serving.vllm.choosing import chosen_engine
+    from lit_cartridges.serving.vllm.engine import VLLMEngine
+    from lit_cartridges.serving.vllm.server import VLLMServer, require_options
+    from lit_cartridges.serving.vllm.spooled_residents import SpooledResidents
+    from lit_cartridges.strategies.frozen_models import FrozenModel
+
+    require_options(vllm_options or [])
 
     found = Shelf(folder).all()
     read = [open_corpus(path) for path in corpora or ()]
@@ -141,46 +173,86 @@ def serve_command(
     if not named:
         raise SettingError("holds no cartridge that names its model; give --model", folder=str(folder))
     name = served_name or served_as(named)
-    bound = listening(host, port)
-    setting = "--model" if model else "base_model of the cartridges"
-    tokenizer = load_tokenizer(named, setting=setting, **hub_options(settings))
-    frozen = load_model(named, device=device, setting=setting, **settings)
-    prompts: dict[str, Any] = {"system_template": system_template, "enable_thinking": enable_thinking}
-    shelf = Shelf(folder, refuses=unreadable_by(frozen, **prompts))
-    if shelf.is_there(name):
+    if Shelf(folder).is_there(name):
         raise SettingError(
             f"a cartridge of the folder has the model's name {name!r}; give the model another with --served_name",
             folder=str(folder),
         )
-    limits = Limits(
-        max_rows=max_rows,
-        max_kv_tokens=max_kv_tokens,
-        max_requests=max_requests,
-        max_new_tokens=max_new_tokens,
-        max_cartridge_bytes=round(max_cartridge_gb * 1e9),
-        max_body_bytes=max_body_bytes,
-    )
-    known = {corpus.sha256: corpus.token_ids(tokenizer).tolist() for corpus in read}
-    service = Service(
-        frozen, tokenizer, shelf, name=name, limits=limits, metrics=Metrics(), corpora=known, **prompts
-    )
-    key = plain_token(api_key) or os.environ.get(KEY_VARIABLE) or None
-    local = host in LOCAL_HOSTS
-    if not local and key is None:
-        print(
-            "warning: whoever reaches this host may ask; give --api_key to be asked for one", file=sys.stderr
+    bound = listening(host, port)
+    setting = "--model" if model else "base_model of the cartridges"
+    model_files = FrozenModel(setting=setting, name=named, **settings)
+    asked = engine or ("vllm" if said else None)
+    choice = chosen_engine(asked, python=vllm_python, model=model_files, device=device)
+    tokenizer = load_tokenizer(named, setting=setting, **hub_options(settings))
+    max_cartridge_bytes = round(max_cartridge_gb * 1e9)
+    with ExitStack() as ending:
+        frozen: Any = choice.unloaded
+        parts: dict[str, Any] = {}
+        if frozen is None:
+            frozen = load_model(named, device=device, setting=setting, **settings)
+            where = f"in this process, on {frozen.device}"
+            max_rows, max_kv_tokens = max_rows or 32, max_kv_tokens or 65_536
+        else:
+            max_rows = max_rows or 256
+            server = VLLMServer(
+                choice.python,
+                model_files,
+                frozen,
+                max_rows=max_rows,
+                max_cartridge_bytes=max_cartridge_bytes,
+                tensor_parallel_size=tensor_parallel_size,
+                gpu_memory_utilization=gpu_memory_utilization,
+                max_model_len=max_model_len,
+                options=vllm_options or [],
+                start_timeout_s=start_timeout_s,
+            )
+            ending.callback(server.stop)
+            frozen.bound(server.max_model_len)
+            where = f"on vLLM {choice.version}"
+            max_kv_tokens = max_kv_tokens or max_rows * server.max_model_len
+            fp8 = any("fp8" in option for option in vllm_options or [])
+            parts["residents"] = partial(SpooledResidents, folder=server.spool, fp8=fp8)
+            parts["engine"] = partial(VLLMEngine, server=server)
+        if engine is None:
+            taken = "vllm" if choice.unloaded else "local"
+            print(printable_line(f"engine {taken}: {choice.why}"), file=sys.stderr)
+        prompts: dict[str, Any] = {"system_template": system_template, "enable_thinking": enable_thinking}
+        shelf = Shelf(folder, refuses=unreadable_by(frozen, **prompts))
+        limits = Limits(
+            max_rows=max_rows,
+            max_kv_tokens=max_kv_tokens,
+            max_requests=max_requests,
+            max_new_tokens=max_new_tokens,
+            max_cartridge_bytes=max_cartridge_bytes,
+            max_body_bytes=max_body_bytes,
         )
-    app = App(service, api_key=key, allow_origins=allow_origins, local_host_only=local and key is None)
-
-    def started() -> None:
-        address = f"[{host}]" if ":" in host else host
-        print(
-            f"serving http://{address}:{bound.getsockname()[1]}/v1 in this process, on {frozen.device}:",
-            flush=True,
+        known = {corpus.sha256: corpus.token_ids(tokenizer).tolist() for corpus in read}
+        service = Service(
+            frozen,
+            tokenizer,
+            shelf,
+            name=name,
+            limits=limits,
+            metrics=Metrics(),
+            corpora=known,
+            **prompts,
+            **parts,
         )
-        print(printable_line(f"  {name} (no cartridge)"), flush=True)
-        for one in shelf.all():
-            more = f", and {one.name}:icl" if service.residents.corpus_of(one) is not None else ""
-            print(printable_line(f"  {one.name} ({one.facts.num_tokens} positions{more})"), flush=True)
+        key = plain_token(api_key) or os.environ.get(KEY_VARIABLE) or None
+        local = host in LOCAL_HOSTS
+        if not local and key is None:
+            print(
+                "warning: whoever reaches this host may ask; give --api_key to be asked for one",
+                file=sys.stderr,
+            )
+        app = App(service, api_key=key, allow_origins=allow_origins, local_host_only=local and key is None)
 
-    serve(app, bound, drain_s=drain_s, started=started)
+        def started() -> None:
+            address = f"[{host}]" if ":" in host else host
+            print(f"serving http://{address}:{bound.getsockname()[1]}/v1 {where}:", flush=True)
+            print(printable_line(f"  {name} (no cartridge)"), flush=True)
+            for one in shelf.all():
+                more = f", and {one.name}:icl" if service.residents.corpus_of(one) is not None else ""
+                print(printable_line(f"  {one.name} ({one.facts.num_tokens} positions{more})"), flush=True)
+
+        serve(app, bound, drain_s=drain_s, started=started)

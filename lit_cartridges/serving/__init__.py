@@ -10,6 +10,6 @@ Words: the *shelf* is the folder; what a request names on it is *taken* (files c
     tokens → `Replies`, `ReplyText` → text → `answers` → JSON or server-sent events
 
 `service` is the way down this list. `app` has the routes, `guard` stands in front of them, `page` is for people and asks the same
-routes, `sources` finds what taught a reply, `running` starts and ends the server. The engine knows tokens alone, so that another
-one takes the same jobs.
+routes, `sources` finds what taught a reply, `running` starts and ends the server. The engine knows tokens alone; `vllm`
+has the one that hands the same jobs to vLLM.
 """

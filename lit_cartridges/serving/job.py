@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class Job:
 
     Args:
         resident: what they read; None for nothing.
+        at_once: whether each token is wanted as soon as it is there.
         tell: called in the engine's thread with the tokens of each step, or with what ended the job early; the engine is done
             with the job, and with what it reads, when ``ended`` is called.
     """
@@ -49,6 +51,7 @@ class Job:
     seed: int
     max_new_tokens: int
     logprobs: int | None
+    at_once: bool = True
     tell: Callable[[list[Token] | EngineError], None]
     ended: Callable[[], None]
     left: int = field(default=0, init=False)
@@ -57,6 +60,41 @@ class Job:
     def reach(self) -> int:
         """Places that each of its rows may take in the batch."""
         return len(self.prompt) + self.max_new_tokens - 1
+
+
+class Engine(Protocol):
+    """What a server asks of an engine."""
+
+    def start(self) -> None:
+        """Begin to work."""
+
+    def stop(self, why: str = ...) -> None:
+        """End all jobs with an error."""
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until it has ended."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are worked on."""
+
+    @property
+    def rows(self) -> int:
+        """That are being written."""
+
+    @property
+    def waiting(self) -> int:
+        """Jobs of which nothing is written yet."""
+
+    def submit(self, job: Job) -> None:
+        """Work on the job as soon as there is room.
+
+        Raises:
+            EngineError: the engine has ended.
+        """
+
+    def cancel(self, job: Job) -> None:
+        """Let the job go; nothing happens where it has ended."""
 
 
 def row_seed(seed: int, index: int) -> int:

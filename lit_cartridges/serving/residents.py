@@ -139,9 +139,7 @@ class Residents:
         with self._loading:
             if (resident := self._taken(key)) is not None:
                 return resident
-            nbytes = len(ids) * self.bytes_per_token
-            self._make_room(nbytes)
-            return self._kept(key, *prefill(self.model, ids), nbytes)
+            return self._kept_corpus(key, ids)
 
     def _load(self, parts: Sequence[Shelved]) -> Cartridge | None:
         """None where a file changed meanwhile."""
@@ -169,13 +167,24 @@ class Residents:
         except OSError:
             return False
 
+    def _kept_corpus(self, key: Key, ids: Sequence[int]) -> Resident:
+        nbytes = len(ids) * self.bytes_per_token
+        self._make_room(nbytes)
+        return self._kept(key, *prefill(self.model, ids), nbytes)
+
     def _kept(self, key: Key, keys: list[Tensor], values: list[Tensor], nbytes: int) -> Resident:
         tokens = keys[0].shape[-2]
-        resident = Resident(key=key, prefix=(keys, values), num_tokens=tokens, nbytes=nbytes, users=1)
+        return self._hold(Resident(key=key, prefix=(keys, values), num_tokens=tokens, nbytes=nbytes))
+
+    def _hold(self, resident: Resident) -> Resident:
         with self._lock:
-            self._held[key] = resident
+            self._held[resident.key] = resident
+            resident.users += 1
         self.metrics.loads.inc()
         return resident
+
+    def _drop(self, key: Key) -> None:
+        del self._held[key]
 
     def _make_room(self, nbytes: int) -> None:
         if nbytes > self.max_bytes:
@@ -189,7 +198,7 @@ class Residents:
             for key in [key for key, one in self._held.items() if one.users == 0]:
                 if self.nbytes + nbytes <= self.max_bytes:
                     break
-                del self._held[key]
+                self._drop(key)
         if self.nbytes + nbytes > self.max_bytes:
             raise Refusal(
                 "all memory for cartridges is in use by requests that are being answered; ask later",

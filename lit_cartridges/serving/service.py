@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from lit_cartridges.models.position_limit import max_positions
 from lit_cartridges.serving.asked import Asked, ChatAsked
 from lit_cartridges.serving.engine import LocalEngine
-from lit_cartridges.serving.job import EngineError
+from lit_cartridges.serving.job import Engine, EngineError
 from lit_cartridges.serving.metrics import Metrics
 from lit_cartridges.serving.prompts import Prompts
 from lit_cartridges.serving.refusals import Refusal
@@ -55,6 +55,7 @@ class Service:
         name: the model's, under which no cartridge is read.
         renderer_options: of the prompts (see `ChatRenderer`).
         corpora: token ids by sha256; where one fits the model, NAME:icl reads that of the cartridge NAME in its context.
+        residents, engine: made with the options of `Residents` and of `LocalEngine`.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class Service:
         limits: Limits,
         metrics: Metrics,
         corpora: Mapping[str, Sequence[int]] | None = None,
+        residents: Callable[..., Residents] = Residents,
+        engine: Callable[..., Engine] = LocalEngine,
         **renderer_options: Any,
     ) -> None:
         self.name, self.shelf, self.limits, self.metrics = name, shelf, limits, metrics
@@ -74,7 +77,7 @@ class Service:
         text = model.config.get_text_config()
         self.vocabulary = int(text.vocab_size)
         self.prompts = Prompts(tokenizer, **renderer_options)
-        self.residents = Residents(
+        self.residents = residents(
             shelf,
             model,
             max_bytes=limits.max_cartridge_bytes,
@@ -82,7 +85,7 @@ class Service:
             corpora=self._fitting_corpora(corpora),
         )
         stops = self.prompts.renderer.stop_token_ids(model.generation_config)
-        self.engine = LocalEngine(
+        self.engine = engine(
             model, stop_token_ids=stops, max_rows=limits.max_rows, max_kv_tokens=limits.max_kv_tokens
         )
         self._sources = Sources(shelf)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,10 +26,7 @@ SERVED_NAME = "teacher"
 _MODULE = "vllm.entrypoints.openai.api_server"
 # A folder of that name would be found too, as a package without a file of its own.
 _FINDS_VLLM = "import sys, importlib.util; s = importlib.util.find_spec('vllm'); sys.exit(s is None or s.origin is None)"
-_INSTALL = (
-    "install vLLM in an environment of its own (python -m venv vllm-env; vllm-env/bin/pip install vllm) and name its "
-    f"interpreter by data.source.teacher.python or {PYTHON_VARIABLE}"
-)
+_ASKED_BY = "data.source.teacher.python"
 # What the teacher says itself, and secrets, which a recorded setting must not hold.
 _OURS = (
     *("model", "tokenizer", "revision", "tokenizer-revision", "served-model-name", "host", "port", "uds", "api-key"),
@@ -37,28 +35,35 @@ _OURS = (
 )  # fmt: skip
 
 
-def vllm_python(given: str | None) -> str:
+def vllm_python(given: str | None, *, asked_by: str = _ASKED_BY) -> str:
     """The interpreter that has vLLM: the given one, the environment variable's, or this one.
+
+    Args:
+        asked_by: the setting that holds ``given``.
 
     Raises:
         SettingError: there is none, or vLLM is not in its environment.
     """
-    named = given or os.environ.get(PYTHON_VARIABLE)
+    install = (
+        "install vLLM in an environment of its own (python -m venv vllm-env; vllm-env/bin/pip install vllm) and name its "
+        f"interpreter by {asked_by} or {PYTHON_VARIABLE}"
+    )
+    own, named = asked_by.rpartition(".")[2].lstrip("-"), given or os.environ.get(PYTHON_VARIABLE)
     if named is None:
         if (found := find_spec("vllm")) is None or found.origin is None:
-            raise SettingError(f"vLLM is not installed beside lit_cartridges; {_INSTALL}", python=None)
+            raise SettingError(f"vLLM is not installed beside lit_cartridges; {install}", {own: None})
         return sys.executable
-    setting = {"python" if given else PYTHON_VARIABLE: named}
+    setting = {own if given else PYTHON_VARIABLE: named}
     path = Path(named).expanduser().absolute()  # not resolved: a link is what makes it the environment's
     path = path / "bin" / "python" if path.is_dir() else path
     if not os.access(path, os.X_OK) or path.is_dir():
-        raise SettingError(f"is no interpreter; {_INSTALL}", setting)
+        raise SettingError(f"is no interpreter; {install}", setting)
     with tempfile.TemporaryDirectory() as nowhere:  # `python -c` looks for modules in its folder
         looked = subprocess.run(
             [path, "-c", _FINDS_VLLM], cwd=nowhere, env=other_python(path), capture_output=True, check=False
         )
     if looked.returncode:
-        raise SettingError(f"has no vllm in its environment; {_INSTALL}", setting)
+        raise SettingError(f"has no vllm in its environment; {install}", setting)
     return str(path)
 
 
@@ -68,23 +73,29 @@ def other_python(path: str | Path) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in own}
 
 
-def require_free_options(options: Sequence[str]) -> None:
+def require_free_options(
+    options: Sequence[str], *, more: Sequence[str] = (), whose: str = "teacher", setting: str = "options"
+) -> None:
     """
+    Args:
+        more: names that are not free either.
+        setting: that holds ``options``.
+
     Raises:
         SettingError: one of them is set by the teacher's own settings, or is none.
     """
     for option in options:
         name = option.split("=")[0].lstrip("-").replace("_", "-")
         if option.startswith("-") and any(
-            own == name or (len(name) > 3 and own.startswith(name)) for own in _OURS
+            own == name or (len(name) > 3 and own.startswith(name)) for own in (*_OURS, *more)
         ):
             raise SettingError(
-                f"{option.split('=')[0]} is the teacher's own to say, by its settings, the run's model, or a variable of the "
+                f"{option.split('=')[0]} is the {whose}'s own to say, by its settings, its model, or a variable of the "
                 "environment (HF_TOKEN); leave it out",
-                options=[option.split("=")[0]],
+                {setting: [option.split("=")[0]]},
             )
-    if options and not options[0].startswith("-"):
-        raise SettingError("must begin with an option such as --enforce-eager", options=list(options))
+    if options and not re.match("--?[A-Za-z]", options[0]):
+        raise SettingError("must begin with an option such as --enforce-eager", {setting: list(options)})
 
 
 def visible_devices(devices: Sequence[int]) -> str:
@@ -158,8 +169,13 @@ class Engine:
         return changes | {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 
-def served_files(model: FrozenModel) -> tuple[str, str | None]:
+def served_files(
+    model: FrozenModel, *, instead: str = "let data.source.teacher be LocalTeacher: VLLM serves plain models"
+) -> tuple[str, str | None]:
     """Folder or Hub name of a model, and its revision there, for a server that shall serve the same weights.
+
+    Args:
+        instead: what else the user may do.
 
     Raises:
         SettingError: it is not a plain model's.
@@ -177,7 +193,7 @@ def served_files(model: FrozenModel) -> tuple[str, str | None]:
         )
     if what is not None:
         raise SettingError(
-            f"{what}, or let data.source.teacher be LocalTeacher: VLLM serves plain models",
+            f"{what}, or {instead}",
             {model.setting: model.name},
         )
     # The server runs in another folder; and of the Hub it shall take the very commit that this run reads.

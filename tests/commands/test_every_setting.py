@@ -39,10 +39,10 @@ RIGHT = {
     r"--data\.(validation|source\.path)": "a folder",  # it holds a recording
     r"--(model\.)?(token|revision|api_key|served_name)": _ANY_TEXT,
     r"serve --(port|host)": "zero",  # a free port, and every address of this machine
-    r"serve --(drain_s|max_cartridge_gb)": "a fraction",
+    r"serve --(drain_s|max_cartridge_gb|gpu_memory_utilization|start_timeout_s)": "a fraction",
     # Lists that may be empty.
     r"--(trainer\.(logger|callbacks|plugins)|cartridges|allow_origins|data\.source\.teacher\.options)": "an empty list",
-    r"serve --corpora": "an empty list",
+    r"serve --(corpora|vllm_options)": "an empty list",
     # Numbers that may be 0, shares, or both.
     r"--seed_everything|--(model|data|task)\.(question_)?seed|--task\.index|demo --seed": "zero",
     r"--trainer\.(fast_dev_run|min_epochs|min_steps|overfit_batches|num_sanity_val_steps|log_every_n_steps)": "zero",

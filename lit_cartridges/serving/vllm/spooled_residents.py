@@ -1,0 +1,79 @@
+"""Cartridges for vLLM's workers: loaded and checked as for the engine in process, and written where they read them."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lit_cartridges.serving.residents import Key, Resident, Residents
+from lit_cartridges.serving.vllm.spool import spool_file, write_spooled
+
+_log = logging.getLogger(__name__)
+_LATE_S = 120.0  # a request that was given up may still be in the engine's step, whose workers read the file
+_MOST_FP8 = 448.0  # e4m3
+
+
+@dataclass(eq=False, kw_only=True)
+class SpooledResident(Resident):
+    """
+    Args:
+        name: of the file in the spool: drawn anew for each, so that nobody can guess it and no block of another is taken for
+            its own; None where the context is text.
+        ids: what stands in the context in place of a cartridge.
+    """
+
+    name: str | None = None
+    ids: Sequence[int] = ()
+
+
+class SpooledResidents(Residents):
+    """See the module.
+
+    Args:
+        folder: where the files are; those that are dropped stay there for two minutes more.
+        fp8: whether vLLM keeps keys and values in 8 bits.
+    """
+
+    def __init__(self, *given: Any, folder: Path, fp8: bool = False, **options: Any) -> None:
+        super().__init__(*given, **options)
+        self.folder, self.fp8 = folder, fp8
+        self._dropped: deque[tuple[float, Path]] = deque()
+
+    def _kept(self, key: Key, keys: list[Tensor], values: list[Tensor], nbytes: int) -> Resident:
+        if self.fp8 and (largest := max(float(x.abs().max()) for x in (*keys, *values))) > _MOST_FP8:
+            _log.warning(
+                "%s holds numbers up to %.0f, and vLLM's cache of 8 bits (--kv-cache-dtype) none above %.0f times the scale that "
+                "the model's files bring, 1 without one: its answers may be wrong",
+                "+".join(name for name, _ in key),
+                largest,
+                _MOST_FP8,
+            )
+        name = secrets.token_hex(16)
+        write_spooled(spool_file(self.folder, name), keys, values)
+        tokens = keys[0].shape[-2]
+        return self._hold(
+            SpooledResident(key=key, prefix=([], []), num_tokens=tokens, nbytes=nbytes, name=name)
+        )
+
+    def _kept_corpus(self, key: Key, ids: Sequence[int]) -> Resident:
+        # vLLM's own prefix cache holds it.
+        return self._hold(
+            SpooledResident(key=key, prefix=([], []), num_tokens=len(ids), nbytes=0, ids=list(ids))
+        )
+
+    def _drop(self, key: Key) -> None:
+        resident = self._held[key]
+        super()._drop(key)
+        now = time.monotonic()
+        if isinstance(resident, SpooledResident) and resident.name is not None:
+            self._dropped.append((now + _LATE_S, spool_file(self.folder, resident.name)))
+        while self._dropped and self._dropped[0][0] <= now:
+            self._dropped.popleft()[1].unlink(missing_ok=True)
