@@ -25,13 +25,13 @@ class PrefixPool(Generic[H]):
 
     @property
     def tokens(self) -> int:
-        """Room for so many."""
-        return len(self.keys[0]) if self.keys else 0
+        """Room for so many in all layers; growth may have ended early, for want of memory."""
+        return min(map(len, (*self.keys, *self.values)), default=0)
 
     def put(self, name: H, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         """Copy a prefix in, per layer [K, P, D], where there is room; the pool is doubled where there is none."""
         span = self._free(keys[0].shape[1])
-        if span.stop > self.tokens:
+        if span.stop > self.tokens or len(self.values) < len(values):
             self._grow(max(span.stop, 2 * self.tokens), keys, values)
         self._spans[name] = span
         for pool, side in zip((*self.keys, *self.values), (*keys, *values), strict=True):

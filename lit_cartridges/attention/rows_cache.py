@@ -48,13 +48,20 @@ class RowsCache(Cache):
         stays."""
         if lines <= self.lines and tokens <= self.places:
             return
+        before = self.lines, self.places
         if tokens > self.places:
             # Twice as much as is needed, since growing copies everything.
             self.places = max(tokens, min(most, max(2 * tokens, tokens + _MORE_TOKENS)))
         self.lines = max(lines, self.lines)
         self.version += 1
-        for layer in self._rows_layers:
-            layer.grow()
+        try:
+            for layer in self._rows_layers:
+                layer.grow()
+        except (
+            BaseException
+        ):  # memory has run out: what is there is read on, and some layers have room to spare
+            self.lines, self.places = before
+            raise
 
     def write(self, lines: Tensor, places: Tensor, *, seen: tuple[int, int] | None = None) -> None:
         """Where the next call's tokens lie.
@@ -103,7 +110,7 @@ class _RowsLayer(DynamicLayer):
         for name in ("keys", "values"):
             old: Any = getattr(self, name)
             new = self._empty(old, *old.shape[2:])
-            new[: old.shape[0], : old.shape[1]] = old
+            new[: old.shape[0], : old.shape[1]] = old[: new.shape[0], : new.shape[1]]
             setattr(self, name, new)
 
     def move(self, lines: Tensor, tokens: int) -> None:

@@ -98,7 +98,6 @@ class CascadeLayer(CacheLayerMixin):
             rotate: as `Rotation.rotate` for this layer.
             window: a sliding-window layer's width. It is measured in re-indexed positions, as all that the model sees.
         """
-        self._require_same_heads(key)
         layout, limit = step.layout, step.layout.limit
         columns = torch.arange(layout.held, device=key.device)[None]
         keys = torch.cat(
@@ -176,13 +175,13 @@ class CascadeLayer(CacheLayerMixin):
 
     def read_token(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
         """`read` for one token a row, inside the ring; ``options`` as for `Ring.read`."""
-        self._require_same_heads(key)
         assert self.ring is not None
         out = self.ring.read(query, key, value, reduced=self._reduced, **options)
         self.cumulative_length += 1
         return out
 
-    def _require_same_heads(self, key: Tensor) -> None:
+    def require_same_heads(self, key: Tensor) -> None:
+        """Refuse keys that do not fit what is held."""
         held, width = (
             (self.keys.shape[1], self.keys.shape[3])
             if self.ring is None

@@ -90,6 +90,7 @@ class CascadingCache(Cache):
         self.head_reduction, self.shared_heads = head_reduction, shared_heads
         self.ema_factor, self.stride_tokens = ema_factor, stride_tokens
         self.is_being_read = False
+        self.broke_off = False  # some layers have read what others have not
         self.steps = SteadySteps()
         super().__init__(
             layers=[
@@ -141,6 +142,23 @@ class CascadingCache(Cache):
             )
         return layer.update(key_states, value_states)
 
+    def require_whole(self) -> None:
+        """Refuse to go on behind a call that broke off, by an interrupt or for want of memory.
+
+        Raises:
+            RuntimeError: some layers have read its tokens and others have not.
+        """
+        if self.broke_off:
+            raise RuntimeError(
+                f"a call that read this {type(self).__name__} broke off, and some layers have read its tokens and others have "
+                "not; reset() it and read the text again, or load what was saved"
+            )
+
+    def reset(self) -> None:
+        """Hold nothing, as when it was new."""
+        super().reset()
+        self.broke_off = False
+
     @property
     def nbytes(self) -> int:
         """Bytes of keys, values, scores and token indices as held now."""
@@ -158,6 +176,7 @@ class CascadingCache(Cache):
         Raises:
             ValueError: nothing was read, several rows and none chosen, or layers of unequal length.
         """
+        self.require_whole()
         if not all(layer.is_initialized for layer in self.layers):
             raise ValueError("to_cartridge needs a cascade that has read something; this one is empty")
         rows = len(self.layers[0].seen)
@@ -187,6 +206,7 @@ class CascadingCache(Cache):
 
     def save(self, path: str | Path) -> Path:
         """Write what is held, and the settings, to a safetensors file."""
+        self.require_whole()
         return save_state(self, Path(path))
 
     @classmethod

@@ -61,6 +61,7 @@ class DecodingStep:
                 counter.steps = count
             for layer, length in zip(self.cache.layers, lengths, strict=True):
                 layer.cumulative_length = length
+            self.cache.broke_off = False
 
 
 @contextmanager

@@ -31,6 +31,7 @@ class CascadeReading:
     def __init__(self, cache: CascadingCache, rotation: Rotation) -> None:
         self.cache, self.rotation = cache, rotation
         cache.is_being_read = True
+        self._begun = self._done = 0  # layers
         self._real: Tensor | None = None
         self._steps: dict[tuple[CascadeShape, int], CascadeStep] = {}
         self._clocks: dict[CascadeShape, RingClock] = {}
@@ -44,6 +45,7 @@ class CascadeReading:
     def end(self) -> None:
         """See `CallReader`."""
         self.cache.is_being_read = False
+        self.cache.broke_off = self._done != self._begun or self._done not in (0, len(self.cache.layers))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, call: LayerCall) -> Tensor:
         """Stride by stride: attend, update the scores, insert. Output [R, heads, q, head_dim]; nothing is rotated yet."""
@@ -55,8 +57,24 @@ class CascadeReading:
             )
         part = self.cache.layers[call.layer]
         same_dtype = part.dtype == key.dtype  # under autocast they may differ
+        part.require_same_heads(key)
+        self._begun += 1
         if query.shape[2] == 1 and part.is_full and same_dtype and not _wants_gradients(query, key, value):
-            return self._read_token(part, query, key, value, call, extras)
+            out = [self._read_token(part, query, key, value, call, extras)]
+        else:
+            out = self._read_strides(part, query, key, value, call, extras)
+        self._done += 1
+        return out[0] if len(out) == 1 else torch.cat(out, dim=2)
+
+    def _read_strides(
+        self,
+        part: CascadeLayer,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        call: LayerCall,
+        extras: AttentionExtras,
+    ) -> list[Tensor]:
         rotate, out = partial(self.rotation.rotate, call.layer), []
         for start in range(0, query.shape[2], self.cache.stride_tokens):
             stride = slice(start, start + self.cache.stride_tokens)
@@ -67,7 +85,7 @@ class CascadeReading:
                     *tensors, step=step, rotate=rotate, scale=call.scale, window=call.window, extras=extras
                 )
             )
-        return out[0] if len(out) == 1 else torch.cat(out, dim=2)
+        return out
 
     def _read_token(
         self,
@@ -141,6 +159,7 @@ class CascadeReader:
                 f"the cascade has {len(cache.layers)} layers and {self.model_name} has {len(self.rotation.rotated)}; make it "
                 "from this model's config"
             )
+        cache.require_whole()
         return CascadeReading(cache, self.rotation)
 
 

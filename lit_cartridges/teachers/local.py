@@ -114,6 +114,7 @@ class LocalTeacher(Teacher):
         model = self._bound()
         batch = self._idle.pop() if self._idle else RowBatch(model, self._contexts)
         batch.begin(self.stop_token_ids)
+        whole = True
         results = ContinuousTalks(
             talks,
             batch,
@@ -132,10 +133,14 @@ class LocalTeacher(Teacher):
                             pass
                     except StopIteration:
                         return
+                    except BaseException:
+                        whole = False
+                        raise
                 yield result()
         finally:
             self._contexts.release(batch)
-            if batch.steps.pooled and self._contexts.pool is batch.steps.pool:
+            # A batch that broke off, for want of memory or by an interrupt, may have grown in some layers alone.
+            if whole and batch.steps.pooled and self._contexts.pool is batch.steps.pool:
                 self._idle.append(batch)
 
     def _rows(self, request: Request, *, limited: bool) -> list[Row]:

@@ -54,10 +54,19 @@ class RowBatch:
         order = list(dict.fromkeys([last, *(row.context for row in rows)]))
         rows = sorted(rows, key=lambda row: order.index(row.context))
         self.steps.table.take(rows)
-        first = len(self.rows)
+        try:
+            self._read(rows)
+        except BaseException:
+            self.steps.table.leave(rows)
+            raise
+        kept, self.rows = range(len(self.rows)), [*self.rows, *rows]
+        self.steps.arrange(self.rows, kept, rows)
+
+    def _read(self, rows: Sequence[Row]) -> None:
+        """The prompts of rows that enter."""
         self.steps.reserve([*self.rows, *rows], max(len(row.prompt) for row in rows))
         pack: list[tuple[int, Row]] = []
-        for at, row in enumerate(rows, start=first):
+        for at, row in enumerate(rows, start=len(self.rows)):
             if pack and sum(len(r.prompt) for _, r in pack) + len(row.prompt) > _PROMPT_TOKENS:
                 self.steps.read_prompts(pack)
                 pack = []
@@ -65,8 +74,6 @@ class RowBatch:
                 pack.append((row.slot if self.steps.pooled else at, row))
         if pack:
             self.steps.read_prompts(pack)
-        kept, self.rows = range(first), [*self.rows, *rows]
-        self.steps.arrange(self.rows, kept, rows)
 
     def step(self) -> list[tuple[Row, bool]]:
         """Launch the choice of every row's next token. Gives those that are known to have ended, and whether by a stop token."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from lit_cartridges.attention.rows_cache import RowsCache
@@ -64,3 +65,32 @@ def test_it_makes_no_more_room_than_will_be_needed():
         cache.update(torch.ones(1, 3, 1, 4), torch.ones(1, 3, 1, 4), 0)
         assert cache.layers[0].keys.shape == (2, room, 3, 4)
     assert cache.version == 2
+
+
+def test_growth_that_ended_early_leaves_what_was_there(monkeypatch):
+    """By a lack of memory in the second layer; the next growth is smaller than the first layer's was."""
+    cache, tokens = RowsCache(2), torch.randn(3, 2, 3, 1, 4)  # places, rows
+
+    def write(place: int) -> list[torch.Tensor]:
+        at = torch.full((2,), place)
+        cache.write(torch.arange(2), at, seen=(2, place + 1))
+        return [cache.update(tokens[place] + layer, tokens[place], layer)[0] for layer in range(2)]
+
+    cache.reserve(2, 2, most=2)
+    for place in range(2):
+        write(place)
+    grow, layer = type(cache.layers[0]).grow, cache.layers[1]
+
+    def short(mine):
+        if mine is layer:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        grow(mine)
+
+    with monkeypatch.context() as full, pytest.raises(torch.OutOfMemoryError):
+        full.setattr(type(layer), "grow", short)
+        cache.reserve(8, 100, most=200)
+    assert len(cache.layers[0].keys) == 8 and (cache.lines, cache.places) == (2, 2)
+    write(1)
+    cache.reserve(2, 3, most=3)
+    for number, held in enumerate(write(2)):
+        assert torch.equal(held, torch.cat(tokens.unbind(0), dim=2) + number)

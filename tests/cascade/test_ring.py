@@ -259,8 +259,10 @@ def test_gradients_pass_by_columns(llama):
     assert embedded.grad.abs().max() > 0 and cache.layers[0].ring is None
 
 
-def test_a_call_that_broke_off_is_refused(llama):
-    cache, _ = decoded(llama, tokens(1, 30), tokens(1, 5, seed=1))
+@pytest.mark.parametrize("full", [True, False], ids=["by slots", "by columns"])
+def test_a_call_that_broke_off_is_refused(llama, full, tmp_path):
+    """Going on would read what layers know of different tokens."""
+    cache, _ = decoded(llama, tokens(1, 30 if full else 3), tokens(1, 5 if full else 1, seed=1))
 
     def stop(*_):
         raise KeyboardInterrupt
@@ -269,10 +271,30 @@ def test_a_call_that_broke_off_is_refused(llama):
     with pytest.raises(KeyboardInterrupt):
         read(llama, cache, tokens(1, 1))
     hook.remove()
-    with pytest.raises(RuntimeError, match="some layers of this cascade have read a token"):
-        cache.layers[0].keys  # noqa: B018
+    for go_on in (
+        lambda: read(llama, cache, tokens(1, 1)),
+        lambda: cache.to_cartridge(llama),
+        lambda: cache.save(tmp_path / "stream.safetensors"),
+    ):
+        with pytest.raises(RuntimeError, match="CascadingCache broke off.* reset"):
+            go_on()
+    if full:
+        with pytest.raises(RuntimeError, match="some layers of this cascade have read a token"):
+            cache.layers[0].keys  # noqa: B018
     cache.reset()
     read(llama, cache, tokens(1, 30))
+
+
+def test_a_call_that_read_nothing_is_made_again(llama):
+    """What is refused before a layer reads has changed nothing."""
+    cache, _ = decoded(llama, tokens(1, 30), tokens(1, 5, seed=1))
+    other = copy.deepcopy(cache)
+    for wrong in (tokens(2, 1), tokens(1, 1) + 10**6):
+        with pytest.raises((ValueError, IndexError)):
+            read(llama, cache, wrong)
+    more = tokens(1, 1, seed=2)
+    torch.testing.assert_close(read(llama, cache, more), read(llama, other, more), atol=0, rtol=0)
+    require_same_held(cache, other)
 
 
 def test_sixteen_bits_are_as_near_as_by_columns():

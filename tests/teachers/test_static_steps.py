@@ -226,6 +226,36 @@ def test_graphs_follow_what_has_grown(llama, flash, graphs, monkeypatch):
     assert batch.steps.cache.version > 2 and batch.steps.pool.version > 1
 
 
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), KeyboardInterrupt()], ids=repr
+)
+def test_a_batch_that_broke_off_is_not_used_again(llama, flash, graphs, monkeypatch, error):
+    """Its room had grown in the first layer alone."""
+    teacher, long = teacher_of(llama), Sampling(0.0, 200)
+    teacher.stop_token_ids = (0,)
+
+    def replies():
+        return [c.token_ids.tolist() for c in teacher.complete(**vars_of(request(0, long)))]
+
+    list(teacher.complete(**vars_of(request(0, ANSWER))))
+    (batch,) = teacher._idle
+    grow, layers = type(batch.steps.cache.layers[0]).grow, batch.steps.cache.layers
+    with monkeypatch.context() as short:
+        short.setattr(
+            type(layers[0]), "grow", lambda layer: _raise(error) if layer is layers[1] else grow(layer)
+        )
+        with pytest.raises(type(error)):
+            replies()
+    assert layers[0].keys.shape[1] > layers[1].keys.shape[1] and not teacher._idle
+    found = replies()
+    teacher.close()
+    assert found == replies()
+
+
+def _raise(error):
+    raise error
+
+
 def test_each_way_to_choose_has_graphs_of_its_own(llama, flash, graphs):
     """Drawn and likeliest tokens, recorded and not, of the same rows in turns."""
     teacher = teacher_of(llama)
