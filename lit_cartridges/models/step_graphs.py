@@ -10,6 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +24,7 @@ _WAITING = frozenset(
     "_local_scalar_dense item nonzero masked_select is_nonzero equal bincount unique_dim _unique2 unique_consecutive".split()
 )
 _COPYING = frozenset(("_to_copy", "copy_"))
+_capturing = Lock()  # torch captures on one stream, whichever thread asks
 
 
 class Graph(Protocol):
@@ -107,7 +109,7 @@ class StepGraphs:
     def _capture(self, step: Callable[[], None], kind: Hashable) -> None:
         beside = next((graph for graph in self._graphs.values() if graph is not None), None)
         try:
-            with self._uncounted():
+            with _capturing, self._uncounted():
                 self._graphs[kind] = captured(step, beside)
         except RuntimeError as error:
             self.refuse(one_line(error))

@@ -147,11 +147,15 @@ class LocalTeacher(Teacher):
         """The rows of a request; ``limited`` says that the model's makers limit what it may write.
 
         Raises:
-            TeacherError: one of them does not fit the model's positions.
+            TeacherError: one of them does not fit the model's positions, or is empty; more is to be recorded than there is.
         """
         if not request.prompts:
             return []
         model, ids = self._bound(), tuple(int(i) for i in request.context_ids)
+        if not all(map(len, request.prompts)):
+            raise TeacherError("a prompt has no tokens; give at least one to each")
+        if request.top_k > (known := model.config.get_text_config().vocab_size):
+            raise TeacherError(f"top_k={request.top_k} is more than the model's {known} tokens; record fewer")
         longest = max(len(prompt) for prompt in request.prompts)
         context = self._contexts.of(model, ids, longest + request.sampling.max_new_tokens)
         read_tokens = self._contexts.positions(context)

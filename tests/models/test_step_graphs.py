@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Barrier
+from time import sleep
 
 import pytest
 import torch
@@ -49,6 +52,7 @@ class Torch:
         graph.name = len(self.alive) if pool is None else pool
         assert pool is None or self.alive[pool] > 0, "INTERNAL ASSERT FAILED: use_count > 0"
         self.alive[graph.name] = self.alive.get(graph.name, 0) + 1
+        assert self.stream != "its own", "operation not permitted on a stream that is capturing"
         self.stream = "its own"
         yield
         self.stream = "the caller's"
@@ -78,6 +82,20 @@ def test_a_capture_that_fails_leaves_the_streams_as_they_were(monkeypatch):
     with pytest.warns(UserWarning, match="Linear: .* not permitted"):
         graphs.run(step, kind=0, version=0)
     assert runs == ["the caller's", "its own", "the caller's"] and known.stream == "the caller's"
+
+
+def test_threads_capture_one_after_the_other(monkeypatch):
+    Torch(monkeypatch)
+    together = Barrier(2)
+
+    def decode() -> bool:
+        graphs = StepGraphs(torch.nn.Linear(1, 1))
+        graphs.run(lambda: None, kind=0, version=0)
+        together.wait(10)
+        return graphs.run(lambda: sleep(0.1), kind=0, version=0)
+
+    with ThreadPoolExecutor(2) as threads:
+        assert [one.result() for one in [threads.submit(decode) for _ in range(2)]] == [True, True]
 
 
 @pytest.mark.parametrize("devices", [("cpu", "cpu"), ("meta", "cpu")])

@@ -240,3 +240,22 @@ def test_a_context_that_does_not_begin_with_the_corpus_is_read_as_ever(llama):
 def test_an_opening_that_leaves_a_cascade_no_place_is_refused(llama):
     with pytest.raises(ValueError, match="total_tokens=36 leaves no place behind 36 tokens that stay"):
         teacher_of(llama, cascade=LOSING).expect_prefix(LONG, opening_tokens=36)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"prompts": [[5], []]}, "a prompt has no tokens"),
+        ({"top_k": 1000}, "top_k=1000 is more than the model's"),
+    ],
+)
+def test_requests_that_cannot_be_answered_are_named(llama, wrong, named):
+    asked = {
+        "context_ids": [3, 4],
+        "prompts": [[5], [6]],
+        "sampling": Sampling(0.0, 2),
+        "seeds": [0, 1],
+        "top_k": 2,
+    }
+    with pytest.raises(TeacherError, match=named):
+        teacher_of(llama).complete(**asked | wrong)
