@@ -215,6 +215,10 @@ def pretend_cuda(**answers: Any) -> Iterator[Waits]:
         def synchronize(self) -> None:
             waits["Event.synchronize"] += 1
 
+    class Stream:
+        def synchronize(self) -> None:
+            waits["Stream.synchronize"] += 1
+
     def sync_debug_mode(mode: Any) -> None:
         waits.refused = mode == "error"
 
@@ -222,7 +226,7 @@ def pretend_cuda(**answers: Any) -> Iterator[Waits]:
         "Event": Event,
         "set_sync_debug_mode": sync_debug_mode,
         "set_device": lambda device: None,
-        "current_stream": lambda device=None: None,
+        "current_stream": lambda device=None: Stream(),
         "get_rng_state": lambda device=None: torch.empty(0, dtype=torch.uint8),
         "set_rng_state": lambda state, device=None: None,
         "memory_stats": lambda device=None: {},

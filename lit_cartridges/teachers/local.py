@@ -139,6 +139,9 @@ class LocalTeacher(Teacher):
                 yield result()
         finally:
             self._contexts.release(batch)
+            if whole and model.device.type == "cuda":
+                # What was launched for nobody too: the next to ask may be another thread, in a stream of its own.
+                torch.cuda.current_stream(model.device).synchronize()
             # A batch that broke off, for want of memory or by an interrupt, may have grown in some layers alone.
             if whole and batch.steps.pooled and self._contexts.pool is batch.steps.pool:
                 self._idle.append(batch)

@@ -10,11 +10,14 @@ import torch
 
 from lit_cartridges.attention import kernels
 from lit_cartridges.models import step_graphs
+from lit_cartridges.teachers.decoding_steps import DecodingSteps, Launched
 from lit_cartridges.teachers.local import LocalTeacher
 from lit_cartridges.teachers.teacher import Request, Sampling
 from tests.attention.cuda_flash import CudaFlash
 from tests.gpu.agreement import DEVICES, HALVES, MODELS, TOLERANCE, model_on, tokens
+from tests.pretend_cuda import pretend_cuda
 from tests.recorded_graph import recorded
+from tests.tiny_models import VOCAB
 
 CHUNKS = [tokens(n, seed=n).tolist() for n in (30, 41, 17)]
 
@@ -62,6 +65,24 @@ def test_graphs_give_what_the_steps_give(name, dtype, device, monkeypatch):
             tops = [torch.tensor(x.top_logprobs.dense()[1][:shared]) for x in (with_graphs, without)]
             assert (tops[0] - tops[1]).norm() <= TOLERANCE[dtype] * tops[1].norm()
     assert same >= 20 if device == "cuda" else same == 24
+
+
+def test_nothing_is_under_way_when_talks_have_ended(monkeypatch):
+    """Since another thread may use the same room next, in a stream of its own."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a real card")
+    ends = []
+    ready = Launched.read
+    monkeypatch.setattr(Launched, "read", lambda self: ends.append("read") or ready(self))
+    launch = DecodingSteps.launch
+    monkeypatch.setattr(DecodingSteps, "launch", lambda self: ends.append("launch") or launch(self))
+    with pretend_cuda() as waits:
+        teacher = LocalTeacher(max_rows=6)
+        teacher.bind(model_on("llama", "cuda", torch.bfloat16), None)
+        teacher.stop_token_ids = tuple(range(VOCAB))
+        list(teacher.converse(map(talk, range(3))))
+        assert ends.count("launch") > ends.count("read") and teacher._idle
+        assert waits["Stream.synchronize"] == 1
 
 
 @pytest.mark.gpu
