@@ -48,9 +48,15 @@ class ServedChoice(TokenChoice):
     def __init__(self, rows: Sequence[Row], device: torch.device, *, picks: bool) -> None:
         super().__init__(rows, device, picks=picks)
         drawn = [row for row in rows if row.temperature > 0]
-        self._temperatures = torch.tensor([[row.temperature] for row in drawn], device=device)
+        self._temperatures = torch.tensor(
+            [[row.temperature] for row in drawn], dtype=torch.float32, device=device
+        )
         shares = [row.top_p for row in drawn if isinstance(row, ServedRow)]
-        self._shares = torch.tensor([shares], device=device).T if any(share < 1 for share in shares) else None
+        self._shares = (
+            torch.tensor([shares], dtype=torch.float32, device=device).T
+            if any(share < 1 for share in shares)
+            else None
+        )
         self._noting = [
             (at, row)
             for at, row in enumerate(rows)

@@ -49,9 +49,9 @@ class RowTable:
         self._numbers = torch.zeros(len(Numbers._fields), rows, dtype=torch.long, device=self.device)
         self._runs = torch.zeros(3 * (rows + 1), dtype=torch.int32, device=self.device)
         self.uniforms = torch.zeros(slots, draws, dtype=torch.float64, device=self.device)
-        self.temperatures = torch.zeros(slots, device=self.device)
+        self.temperatures = torch.zeros(slots, dtype=torch.float32, device=self.device)
         self._top_ids = torch.zeros(rows * top_k, dtype=torch.long, device=self.device)
-        self._top_logprobs = torch.zeros(rows * top_k, device=self.device)
+        self._top_logprobs = torch.zeros(rows * top_k, dtype=torch.float32, device=self.device)
 
     def take(self, rows: Sequence[Row]) -> None:
         """Give new rows their slots, the first of which is nobody's, and hand over what is drawn for them."""
@@ -71,7 +71,9 @@ class RowTable:
         for row in rows:
             row.slot = self._free.pop()
         at = self._sent(torch.tensor([row.slot for row in rows]))
-        self.temperatures[at] = self._sent(torch.tensor([row.temperature for row in rows]))
+        self.temperatures[at] = self._sent(
+            torch.tensor([row.temperature for row in rows], dtype=torch.float32)
+        )
         if any(row.uniforms is not None for row in rows):
             draws_of = np.zeros((len(rows), self._room[1]))
             for mine, row in zip(draws_of, rows, strict=True):
