@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import openai
@@ -141,7 +142,10 @@ def test_a_corpus_is_read_in_the_context_and_all_goes_with_the_server(folder, tm
         (spool,) = Path(tmp_path).glob("lit_cartridges_serve_*/cartridges")
         assert spool.parent.stat().st_mode & 0o077 == 0
         behind.kill()
-        assert running.ask("/health")[0] == 503
+        until = time.monotonic() + 10
+        while (health := running.ask("/health")[0]) == 200 and time.monotonic() < until:
+            time.sleep(0.1)
+        assert health == 503
         answer = running.ask("/v1/completions", {"model": "a", "prompt": "who", "max_tokens": 2})
         assert answer[0] == 503 and "vLLM's server has ended" in answer[1]["error"]["message"]
         status, _, told = running.end(signal.SIGTERM, timeout_s=90)

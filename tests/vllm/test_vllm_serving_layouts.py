@@ -152,7 +152,7 @@ def test_requests_that_are_taken_out_and_begun_anew_end_the_same(model, cartridg
 def test_ctrl_c_ends_all(server, tmp_path_factory):
     behind = Behind(server.process.pid)
     folders = [
-        one for one in tmp_path_factory.getbasetemp().glob("tmp*/lit_cartridges_serve_*") if one.is_dir()
+        one for one in tmp_path_factory.getbasetemp().glob("tmp[0-9]*/lit_cartridges_serve_*") if one.is_dir()
     ]
     status, _, told = server.end(signal.SIGINT, timeout_s=90)
     assert status == 130 and "Traceback" not in told and len(folders) == 1
