@@ -20,7 +20,7 @@ from lit_cartridges.attention.merged import MergedAttention
 from lit_cartridges.attention.parts import PackedPart, PrefixPart, SlicedPart, require_packed
 from lit_cartridges.attention.reached_prefix import ReachedPrefix
 from lit_cartridges.attention.readers import LayerCall
-from lit_cartridges.attention.varlen import VarlenPart, WindowedPacking, cum_seq_of
+from lit_cartridges.attention.varlen import VarlenPart, WindowedPacking, cum_seq_of, sequence_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,8 @@ class Reading:
             prefix one by one.
         lengths: tokens of each packed sequence, summing to the tokens of the single row; None for a padded batch.
         cum_seq: `cum_seq_of` the lengths on the tokens' device, if it is there already.
+        longest: where given, ``cum_seq`` alone says where the sequences lie, none of which has more tokens than this; of
+            ``lengths`` their sum is read, so that the same calls read other rows of as many tokens and sequences.
         observe: called in every layer as ``observe(layer, query, scale, window, softcap)``, with the rotated queries [batch,
             heads, tokens, head_dim], those of one key head beside each other, the factor of their scores, and the layer's
             window in tokens and soft-cap, or None.
@@ -45,6 +47,7 @@ class Reading:
     position_ids: Tensor | None = None
     lengths: tuple[int, ...] | None = None
     cum_seq: Tensor | None = None
+    longest: int | None = None
     observe: Callable[[int, Tensor, float, int | None, float | None], None] | None = None
 
     @property
@@ -63,6 +66,10 @@ class Reading:
             positions = _positions_by_mask(keywords, self.num_tokens)
             if positions is not None:
                 keywords["position_ids"] = positions
+
+
+class FixedLengthsError(RuntimeError):
+    """Attention that reads a row's lengths as numbers, where they may be read from the device alone."""
 
 
 class PrefixCall:
@@ -119,11 +126,13 @@ class PrefixCall:
         lengths, prefix_tokens = self.reading.lengths, self.reading.num_tokens
         if window is None or lengths is None or prefix_tokens == 0 or self.reading.position_ids is not None:
             return None
-        if prefix_tokens + max(lengths) <= window:
+        longest = self._longest(lengths)
+        if prefix_tokens + longest <= window:
             return None
         if window not in self._windows:
-            self._windows[window] = WindowedPacking.of_lengths(
-                lengths, self._cum_seq(lengths, query.device), prefix_tokens=prefix_tokens, window=window
+            cum_seq = self._cum_seq(lengths, query.device)
+            self._windows[window] = WindowedPacking.of(
+                cum_seq, longest, tokens=sum(lengths), prefix_tokens=prefix_tokens, window=window
             )
         return self._windows[window]
 
@@ -135,7 +144,9 @@ class PrefixCall:
             lengths = self.reading.lengths
             if lengths is not None and flash:
                 cum_seq = self._cum_seq(lengths, query.device)
-                part: Any = VarlenPart.of_lengths(lengths, cum_seq, window=window)
+                part: Any = VarlenPart.of(cum_seq, self._longest(lengths), window=window)
+            elif lengths is not None and self.reading.longest is not None:
+                raise FixedLengthsError("flash attention does not take its layers")
             elif lengths is not None and query.device.type == "cpu":
                 part = SlicedPart(lengths, window)
             elif lengths is not None:
@@ -144,6 +155,9 @@ class PrefixCall:
                 part = rows_part(query, key, real, window)
             self._own[window, flash] = part
         return self._own[window, flash]
+
+    def _longest(self, lengths: tuple[int, ...]) -> int:
+        return max(lengths) if self.reading.longest is None else self.reading.longest
 
     def _cum_seq(self, lengths: tuple[int, ...], device: torch.device) -> Tensor:
         given = self.reading.cum_seq
@@ -174,7 +188,7 @@ class PrefixCall:
         """The smallest and largest of them; a device is asked for them unless packed tokens follow the prefix one by one."""
         first = self.reading.num_tokens
         if self.reading.position_ids is None and self.reading.lengths is not None:
-            return first, first + max(self.reading.lengths) - 1
+            return first, first + self._longest(self.reading.lengths) - 1
         nearest, farthest = torch.stack(positions.aminmax()).tolist()
         return int(nearest), int(farthest)
 
@@ -185,8 +199,8 @@ class PrefixCall:
             # Of models that also count along images, the first of several rows counts along the text.
             return (given[0] if given.ndim == 3 else given).to(query.device).expand(rows, -1)
         if self.reading.lengths is not None:
-            own = torch.cat([torch.arange(n) for n in self.reading.lengths])[None]
-            own = own.to(query.device, non_blocking=True)
+            cum_seq = self._cum_seq(self.reading.lengths, query.device)
+            own = (torch.arange(tokens, device=query.device) - cum_seq[sequence_of(cum_seq, tokens)])[None]
         elif real is None:
             own = torch.arange(keys - tokens, keys, device=query.device)[None]
         else:

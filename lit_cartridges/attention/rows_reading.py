@@ -94,7 +94,7 @@ class _RowsCall:
                 self._own[window] = RowsPart(causal=False, mask=self._own_mask(query, key, window))
             elif flash:
                 cum_seq = cum_seq_of(lengths).to(query.device, non_blocking=True)
-                self._own[window] = VarlenPart.of_lengths(lengths, cum_seq, window=window)
+                self._own[window] = VarlenPart.of(cum_seq, max(lengths), window=window)
             elif query.device.type == "cpu":
                 self._own[window] = SlicedPart(lengths, window)
             else:

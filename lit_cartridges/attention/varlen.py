@@ -18,6 +18,12 @@ from torch import Tensor
 from lit_cartridges.attention.kernels import Packing, flash_backward, flash_forward
 
 
+def sequence_of(cum_seq: Tensor, tokens: int) -> Tensor:
+    """Which sequence each of a row's ``tokens`` is of, [tokens], int64; made where ``cum_seq`` lies, which is not asked."""
+    places = torch.arange(tokens, dtype=cum_seq.dtype, device=cum_seq.device)
+    return torch.searchsorted(cum_seq[1:], places, right=True)
+
+
 def cum_seq_of(lengths: Sequence[int]) -> Tensor:
     """Where sequences of these lengths begin in their row, and where the last one ends: [S + 1], int32, on the CPU."""
     return torch.tensor([0, *(n for n in lengths if n > 0)], dtype=torch.int32).cumsum(0, dtype=torch.int32)
@@ -34,14 +40,13 @@ class VarlenPart:
     window: int | None = None
 
     @classmethod
-    def of_lengths(
-        cls, lengths: Sequence[int], cum_seq: Tensor, *, reached: int = 0, window: int | None = None
-    ) -> VarlenPart:
-        """``cum_seq``: `cum_seq_of` the lengths, on the row's device; ``reached`` keys more lie in front of each sequence."""
+    def of(cls, cum_seq: Tensor, longest: int, *, reached: int = 0, window: int | None = None) -> VarlenPart:
+        """``cum_seq``: on the row's device; ``longest``: tokens that no sequence exceeds; ``reached`` keys more lie in front of
+        each."""
         keys = cum_seq
         if reached:
             keys = cum_seq + reached * torch.arange(len(cum_seq), dtype=torch.int32, device=cum_seq.device)
-        return cls(Packing(cum_seq, keys, max(lengths), max(lengths) + reached), window)
+        return cls(Packing(cum_seq, keys, longest, longest + reached), window)
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, scale: float, softcap: float | None = None
@@ -82,21 +87,20 @@ class WindowedPacking:
     of_own: Tensor
 
     @classmethod
-    def of_lengths(
-        cls, lengths: Sequence[int], cum_seq: Tensor, *, prefix_tokens: int, window: int
+    def of(
+        cls, cum_seq: Tensor, longest: int, *, tokens: int, prefix_tokens: int, window: int
     ) -> WindowedPacking:
-        """Tokens follow the prefix one by one; ``cum_seq`` as in `VarlenPart`."""
-        lengths = [n for n in lengths if n > 0]
-        reached, sources, of_prefix, of_own = min(prefix_tokens, window - 1), [], [], []
-        start = place = 0
-        for length in lengths:
-            sources += [torch.arange(reached), torch.arange(length) + reached + start]
-            of_prefix.append(torch.arange(reached) + place)
-            of_own.append(torch.arange(length) + place + reached)
-            start, place = start + length, place + reached + length
-        part = VarlenPart.of_lengths(lengths, cum_seq, reached=reached, window=window)
-        places = (torch.cat(sources), torch.stack(of_prefix), torch.cat(of_own))
-        return cls(part, reached, *(x.to(cum_seq.device, non_blocking=True) for x in places))
+        """Tokens follow the prefix one by one; ``cum_seq`` and ``longest`` as in `VarlenPart`."""
+        reached, sequences = min(prefix_tokens, window - 1), len(cum_seq) - 1
+        part = VarlenPart.of(cum_seq, longest, reached=reached, window=window)
+        first, device = part.packing.cum_seq_k, cum_seq.device
+        of = sequence_of(first, sequences * reached + tokens)
+        places = torch.arange(len(of), device=device)
+        # A copy of the prefix's key stands in its sequence where it stands in the prefix; own keys follow all copies so far.
+        inside = places - first[of]
+        sources = torch.where(inside < reached, inside, places - of * reached)
+        of_own = torch.arange(tokens, device=device) + (sequence_of(cum_seq, tokens) + 1) * reached
+        return cls(part, reached, sources, first[:-1, None] + torch.arange(reached, device=device), of_own)
 
     def joined(self, prefix: Tensor, own: Tensor) -> Tensor:
         """Keys, or values, [1, K, S·R + T, D] of ``prefix`` [1, K, P, D] and ``own`` [1, K, T, D]."""

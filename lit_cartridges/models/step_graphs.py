@@ -1,4 +1,4 @@
-"""Decoding steps as CUDA graphs: the same launches again, without the time that Python takes to make them.
+"""Steps of decoding and training as CUDA graphs: the same launches again, without the time that Python takes to make them.
 
 A kind of step is run once, watched for what a graph cannot hold; captured when it comes again; and replayed from then on. A model
 that waits for the device in the middle of a step, as some routers of experts do, is named once and goes on without graphs.
@@ -65,6 +65,7 @@ class StepGraphs:
     return nothing, and do no harm if they are begun and not finished.
 
     Args:
+        steps, same: what they are called where they are no graphs, and what is the same then.
         uncounted: a ``with`` round the capture of a step, which takes back what it has counted on the host.
 
     Attributes:
@@ -76,9 +77,12 @@ class StepGraphs:
         self,
         model: torch.nn.Module,
         *,
+        steps: str = "decoding steps",
+        same: str = "what is decoded is the same",
         uncounted: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._name, self._uncounted = type(model).__name__, uncounted
+        self._steps, self._same = steps, same
         self.refused: str | None = None
         devices = {x.device for x in model.parameters()}
         gathered = any(hasattr(x, "ds_id") for x in model.parameters())
@@ -124,8 +128,12 @@ class StepGraphs:
     def refuse(self, why: str) -> None:
         """Make no graphs from now on, and say so."""
         self.refused, self._graphs = why, {}
-        told = printable_line(f"{self._name}: decoding steps are no CUDA graphs, since {why}")
-        warnings.warn(f"{told}; what is decoded is the same, and slower", stacklevel=2)
+        told = printable_line(f"{self._name}: {self._steps} are no CUDA graphs, since {why}")
+        warnings.warn(f"{told}; {self._same}, and slower", stacklevel=2)
+
+    def forget(self, kind: Hashable) -> None:
+        """Give back the graph of a kind of steps that does not come again."""
+        self._graphs.pop(kind, None)
 
 
 class _Watched(TorchDispatchMode):

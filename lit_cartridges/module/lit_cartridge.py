@@ -41,6 +41,7 @@ from lit_cartridges.module.new_cartridge import (
 from lit_cartridges.module.optimizers import OptimizerOf, OwnOptimizer, ScheduleOf
 from lit_cartridges.module.packed_forward import student_hidden, teacher_hidden
 from lit_cartridges.module.recomputing import recomputes_layers
+from lit_cartridges.module.training_graphs import require_capturable
 from lit_cartridges.module.training_steps import TrainingSteps
 from lit_cartridges.runs.callback_rules import require_callbacks
 from lit_cartridges.runs.precision import require_full_precision, require_no_autocast
@@ -82,6 +83,8 @@ class LitCartridge(TrainingSteps):
         gradient_checkpointing: recompute layers in the backward pass to save memory.
         compile_layers: compile the student's layers with torch.compile (minutes at the first step, fewer kernels afterwards;
             on a CPU it needs a C++ compiler); whole models only, neither sharded, spread nor quantised.
+        cuda_graphs: on a CUDA device, launch forward and backward pass of a micro-batch as one CUDA graph, of rows padded to few
+            shapes; up to twice a step's memory. Elsewhere without effect; one process, without DDP and ``compile_layers``.
         loss_chunk_tokens: answer tokens whose logits exist at a time.
         seed: of the init strategy.
         revision: branch, tag or commit of ``model`` on the Hub; by default its main branch.
@@ -108,6 +111,7 @@ class LitCartridge(TrainingSteps):
         dtype: DTypeName = "auto",
         gradient_checkpointing: bool = False,
         compile_layers: bool = False,
+        cuda_graphs: bool = False,
         loss_chunk_tokens: PositiveInt = 1024,
         seed: Seed = 0,
         revision: str | None = None,
@@ -129,7 +133,8 @@ class LitCartridge(TrainingSteps):
         self.learning_rate, self.betas = learning_rate, betas
         self.warmup_steps, self.final_lr_share = warmup_steps, final_lr_share
         self.dtype_name, self.gradient_checkpointing = dtype, gradient_checkpointing
-        self.compile_layers, self.loss_chunk_tokens, self.seed = compile_layers, loss_chunk_tokens, seed
+        self.compile_layers, self.cuda_graphs = compile_layers, cuda_graphs
+        self.loss_chunk_tokens, self.seed = loss_chunk_tokens, seed
         self._student = FrozenModel(
             setting="model.model",
             name=model,
@@ -200,6 +205,8 @@ class LitCartridge(TrainingSteps):
         self._student.require_loadable(self.trainer.strategy)
         if self.compile_layers:
             require_compilable(self._student, self.trainer.strategy)
+        if self.cuda_graphs and stage == "fit":
+            require_capturable(self, self.trainer)
         if stage == "fit" and not self.trainer.ckpt_path and self.cartridge is None:
             self.init.check_model(self.model_config, self.num_tokens)
             require_material(self.init, self.material)
@@ -294,6 +301,7 @@ class LitCartridge(TrainingSteps):
     def teardown(self, stage: str) -> None:
         """Give the models their own attention back."""
         self._attached.close()
+        self._graphs = None
         self._is_set_up = False
 
     @property

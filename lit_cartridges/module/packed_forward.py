@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -14,18 +16,17 @@ from lit_cartridges.data.batch import PackedBatch
 def student_hidden(model: PreTrainedModel, cartridge: Cartridge, batch: PackedBatch) -> Tensor:
     """[answers, width], differentiable in the cartridge, which all packed conversations read in front of them."""
     keys, values = cartridge.tensors(dtype=model.dtype)
-    hidden = _hidden(
-        model,
-        batch.input_ids,
-        batch.position_ids + cartridge.num_tokens,
-        Reading(
-            keys=keys,
-            values=values,
-            biases=cartridge.biases(),
-            lengths=batch.lengths,
-            cum_seq=batch.cum_seq,
-        ),
-    )
+    return hidden_behind(model, batch, keys=keys, values=values, biases=cartridge.biases())
+
+
+def hidden_behind(model: PreTrainedModel, batch: PackedBatch, *, keys: list[Tensor], **prefix: Any) -> Tensor:
+    """`student_hidden` of a cartridge's tensors.
+
+    Args:
+        prefix: ``values``, ``biases`` and ``longest`` of `Reading`.
+    """
+    reading = Reading(keys=keys, lengths=batch.lengths, cum_seq=batch.cum_seq, **prefix)
+    hidden = _hidden(model, batch.input_ids, batch.position_ids + reading.num_tokens, reading)
     return hidden[batch.target_rows]
 
 

@@ -46,5 +46,10 @@ def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """The layer reads the second time as in the call that runs it now, whichever thread the backward pass is in."""
     again = continued_call()
     return checkpoint(
-        forward, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), again()), **kwargs
+        forward,
+        *args,
+        use_reentrant=False,
+        preserve_rng_state=False,  # nothing is drawn in eval mode, and a graph's generators cannot be asked
+        context_fn=lambda: (nullcontext(), again()),
+        **kwargs,
     )

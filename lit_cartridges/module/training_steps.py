@@ -16,6 +16,7 @@ from lit_cartridges.module.answers_of_step import AnswersOfStep
 from lit_cartridges.module.checkpointed import Checkpointed
 from lit_cartridges.module.finite_losses import FiniteLosses
 from lit_cartridges.module.optimizers import OwnOptimizer, adam
+from lit_cartridges.module.training_graphs import TrainingGraphs
 from lit_cartridges.runs.precision import require_fp32
 from lit_cartridges.runs.run_progress import Schedule, optimizer_steps, warm_up_and_cosine
 from lit_cartridges.runs.run_settings import hyper_parameters
@@ -30,11 +31,13 @@ class TrainingSteps(Checkpointed):
     warmup_steps: int
     final_lr_share: float
     material: Material | None
+    cuda_graphs: bool
 
     def __init__(self) -> None:
         super().__init__()
         self.finite_losses = FiniteLosses()
         self._step = AnswersOfStep()
+        self._graphs: TrainingGraphs | None = None
         self._own_optimizer: OwnOptimizer | None = None
 
     def configure_optimizers(self) -> Any:
@@ -59,6 +62,7 @@ class TrainingSteps(Checkpointed):
         """Keep what this run is made with, for its checkpoints, and tell the loggers."""
         self.resumption.begin(self.trainer)
         self.finite_losses = FiniteLosses()
+        self._graphs = TrainingGraphs(self) if self.cuda_graphs else None
         for one in self.trainer.lr_scheduler_configs:
             if isinstance(one.scheduler, Schedule):  # LearningRateFinder may have changed it
                 one.scheduler.set_base([self.learning_rate for _ in one.scheduler.base_lrs])
@@ -79,8 +83,7 @@ class TrainingSteps(Checkpointed):
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
         """Loss of one micro-batch, weighted so that a step averages over all its answer tokens on all processes."""
         self._step.take(batch, self.trainer.accumulate_grad_batches)
-        total, token_losses, nll = self.losses(batch)
-        loss = total * self._weight(batch.window_answers, total)
+        loss, token_losses, nll = self._weighted(batch)
         labels = ", ".join(sorted(set(batch.labels)))
         self.finite_losses.take(
             loss,
@@ -91,6 +94,15 @@ class TrainingSteps(Checkpointed):
         # Before the callbacks of this batch, so that a checkpoint they save does not repeat it.
         batch.used()
         return loss
+
+    def _weighted(self, batch: PackedBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """As `losses`, the sum being the batch's share of its step; by a graph, where there is one."""
+        if self._graphs is not None:
+            given = self._graphs.losses(batch, self._weight(batch.window_answers, None))
+            if given is not None:
+                return given
+        total, token_losses, nll = self.losses(batch)
+        return total * self._weight(batch.window_answers, total), token_losses, nll
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of the cartridge's gradient, before clipping."""
@@ -145,10 +157,10 @@ class TrainingSteps(Checkpointed):
         labels = [batch.labels[row] for row in batch.label_rows.tolist()]
         return {"token_losses": token_losses.cpu(), "nll": nll.cpu(), "labels": labels}
 
-    def _weight(self, answers: int, total: Tensor) -> Any:
+    def _weight(self, answers: int, total: Tensor | None) -> Any:
         """What makes the ``total`` of a micro-batch its share of a step; ``answers`` of the step are this process's."""
         micro_batches = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        if self.trainer.world_size == 1:
+        if self.trainer.world_size == 1 or total is None:
             return micro_batches / answers
         # All processes' answers stay on the device, which is not waited for. In fp64, so that the weight is rounded once.
         counts: Any = self.all_gather(torch.full((), answers, dtype=torch.float64, device=total.device))

@@ -91,6 +91,7 @@ RULES: tuple[Rule, ...] = (
     Rule("model.dtype", REFUSED, "`auto` is what the model's config says"),
     Rule("model.gradient_checkpointing", MAY_CHANGE, _ROUNDING),
     Rule("model.compile_layers", MAY_CHANGE, _ROUNDING),
+    Rule("model.cuda_graphs", MAY_CHANGE, _ROUNDING),
     Rule("model.loss_chunk_tokens", MAY_CHANGE, _ROUNDING),
     Rule("model.seed", REFUSED, "the init strategy drew from it"),
     Rule("data.corpus", REFUSED, "known by its text, wherever it lies"),

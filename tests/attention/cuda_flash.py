@@ -80,7 +80,8 @@ def _refuse(given: dict[str, Any], *others: Tensor) -> None:
         assert ends.is_contiguous() and ends.ndim == 1
         assert len(ends) == len(given["cum_seq_q"]), "cu_seqlens must have shape (batch_size + 1)"
         if used is None:
-            assert ends[0] == 0 and ends[-1] == len(tokens) and ends.diff().max() == longest, "read elsewhere"
+            assert ends[0] == 0 and ends[-1] == len(tokens), "read elsewhere"
+            assert 0 < ends.diff().min() and ends.diff().max() <= longest, "keys or queries are left out"
         elif cum_seq == "cum_seq_q":
             assert ends[0] == 0 and ends[-1] == len(tokens) and ends.diff().min() >= 0, "read elsewhere"
             assert ends.diff().max() <= longest, "queries beyond max_q are left out"
