@@ -117,7 +117,7 @@ class _Operations(TorchDispatchMode):
         to_card = bool(away) if asked is None else asked == _AWAY
         if not away and not to_card:
             return func(*args, **kwargs)
-        if any(x.is_meta and not isinstance(x, OnCard) for x in tensors):
+        if away and any(x.is_meta and not isinstance(x, OnCard) for x in tensors):
             raise RuntimeError(
                 f"{func} by a list of numbers, which no pretended card can read; give a tensor"
             )
