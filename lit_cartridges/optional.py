@@ -41,5 +41,5 @@ def _extras() -> dict[str, str]:
     for line in lines:
         match = re.match(r"([\w-]+).*;.*extra == ['\"](\w+)['\"]", line)
         if match and match[2] not in _NOT_FOR_USERS:
-            found.setdefault(match[1], match[2])
+            found.setdefault(match[1].replace("-", "_"), match[2])
     return found

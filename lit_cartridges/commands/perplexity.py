@@ -12,6 +12,7 @@ from lit_cartridges.cascade.options import DEFAULT_CASCADE, CascadeOptions
 from lit_cartridges.commands.measuring import left_out_where_too_long, require_sizes, write_json
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
+from lit_cartridges.evals.statistics import Mean, with_error
 from lit_cartridges.evals.streaming import StreamingResult, streaming_perplexity
 from lit_cartridges.evals.systems import (
     CASCADE,
@@ -136,6 +137,8 @@ def _documents(
 
 
 def _table(results: Sequence[StreamingResult]) -> str:
+    """With several documents, also what each system's nats per token are above the first one's, and the standard error of
+    that over documents."""
     header = ["system", "KV positions", "documents", "tokens", "nats/token", "perplexity", "tokens/s"]
     rows = [
         [
@@ -149,4 +152,10 @@ def _table(results: Sequence[StreamingResult]) -> str:
         ]
         for r in results
     ]
+    first, *others = results
+    if others and first.num_documents > 1:
+        header.append(f"− {first.system}")
+        for row, r in zip(rows, results, strict=True):
+            above = [a - b for a, b in zip(r.by_document, first.by_document, strict=True)]
+            row.append("–" if r is first else with_error(Mean.of(above), "{:+.4f}"))
     return aligned([header, *rows])

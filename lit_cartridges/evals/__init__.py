@@ -20,10 +20,13 @@ from lit_cartridges.evals.tasks import (
     EvalError,
     EvalQuestion,
     EvalTask,
+    HeldOutConversations,
     LongHealth,
     LongHealthCorpus,
     PasskeyLanguage,
     QuestionFile,
+    Squad,
+    SquadCorpus,
 )
 from lit_cartridges.found_classes import found_classes
 
@@ -36,11 +39,14 @@ __all__ = [
     "EvalQuestion",
     "EvalResult",
     "EvalTask",
+    "HeldOutConversations",
     "LongHealth",
     "LongHealthCorpus",
     "PasskeyLanguage",
     "QuestionFile",
     "Reply",
+    "Squad",
+    "SquadCorpus",
     "System",
     "evaluate",
     "icl",

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lit_cartridges.conversations.conversation import Message
 from lit_cartridges.conversations.renderer import ChatRenderer, user
 from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion
 
 
 @dataclass(frozen=True)
 class AskedQuestion:
-    """A question's place among all, its prompt's ids and its reference answer's, without an end token.
+    """A question's place among all, its prompt's ids and its reference answer's: without an end token, or as recorded.
 
     `counted` is False for a repetition that only keeps the processes in step.
     """
@@ -20,6 +21,7 @@ class AskedQuestion:
     prompt_ids: list[int]
     answer_ids: list[int]
     counted: bool = True
+    recorded: Message | None = None
 
 
 def asked(
@@ -40,7 +42,13 @@ def asked(
         index = place % len(questions)
         question = questions[index]
         ids = (renderer.prompt_ids if after_context else renderer.bare_prompt_ids)([user(question.prompt)])
-        share.append(AskedQuestion(index, ids, answer_ids(renderer, question.answer), place < len(questions)))
+        recorded = question.recorded
+        answer = (
+            answer_ids(renderer, question.answer)
+            if recorded is None
+            else [int(i) for i in recorded.token_ids]
+        )
+        share.append(AskedQuestion(index, ids, answer, place < len(questions), recorded))
     return share
 
 

@@ -1,7 +1,8 @@
 """Asks a system the questions of a task, and measures its answers.
 
 Data flow: questions → prompts behind one shared prefix → greedy replies, decoded a batch at a time → graded by the
-task; and the reference answers, teacher-forced → their log-likelihood. The system decides how both are read; a prefix
+task; and the reference answers, teacher-forced → their log-likelihood, and for recorded ones the divergence from the
+teacher. The system decides how both are read; a prefix
 is read as training does (`Reading`), so a cartridge is scored as it was trained.
 """
 
@@ -23,12 +24,12 @@ from transformers import PreTrainedModel
 from lit_cartridges.attention import reads_prefixes
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.evals.asked import AskedQuestion, asked, longest
-from lit_cartridges.evals.metrics import AnswerLogLikelihood, SecondsPerAnswer, ShareRight
+from lit_cartridges.evals.metrics import AnswerLogLikelihood, SecondsPerAnswer, ShareRight, TeacherDivergence
 from lit_cartridges.evals.result import EvalResult, Reply
 from lit_cartridges.evals.systems.system import System
 from lit_cartridges.evals.tasks.task import EvalError, EvalTask
 from lit_cartridges.generation import greedy, left_padded, pad_token_id
-from lit_cartridges.losses import LanguageHead, NextToken, Targets, chunked_loss
+from lit_cartridges.losses import LanguageHead, NextToken, Targets, TopKDistillation, chunked_loss
 from lit_cartridges.terminal import printable_line
 
 
@@ -63,6 +64,7 @@ def evaluate(
     if batch_size < 1 or max_new_tokens < 1:
         raise EvalError(f"batch_size={batch_size} and max_new_tokens={max_new_tokens} must be at least 1")
     questions = task.pick(num_questions)
+    task.require_tokenizer(renderer.tokenizer, vocab_size=model.config.get_text_config().vocab_size)
     rank, world_size = _processes(split)
     share = asked(
         renderer, questions, after_context=system.uses_context_prompt, rank=rank, world_size=world_size
@@ -73,6 +75,7 @@ def evaluate(
     sync = world_size > 1
     right = ShareRight(sync_on_compute=sync).to(device)
     likelihood = AnswerLogLikelihood(sync_on_compute=sync).to(device)
+    divergence = TeacherDivergence(sync_on_compute=sync).to(device)
     seconds = SecondsPerAnswer(sync_on_compute=sync).to(device)
     found: dict[int, Reply] = {}
     batches = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
@@ -81,20 +84,23 @@ def evaluate(
         told = escape(printable_line(system.name))
         for batch in track(batches, told, console=console, transient=True, disable=not progress):
             replies, took = _replies(model, renderer, system, batch, max_new_tokens, in_step=world_size > 1)
-            likelihoods = answer_log_likelihoods(model, system, batch)
+            scored = answer_scores(model, system, batch)
             seconds.update(took, len(batch))
-            for one, reply, log_likelihoods in zip(batch, replies, likelihoods, strict=True):
+            for one, reply, (log_likelihoods, divergences) in zip(batch, replies, scored, strict=True):
                 if one.counted:
                     question = questions[one.index]
                     is_right = bool(task.is_right(question, reply))
                     right.update(torch.tensor([is_right], device=device))
                     likelihood.update(log_likelihoods.to(device))
+                    if divergences is not None:
+                        divergence.update(divergences.to(device))
                     found[one.index] = Reply(
                         prompt=question.prompt,
                         answer=question.answer,
                         reply=reply,
                         right=is_right,
                         log_likelihood=log_likelihoods.mean().item(),
+                        teacher_divergence=None if divergences is None else divergences.mean().item(),
                     )
     if world_size > 1:
         found = _gathered(found, world_size)
@@ -111,6 +117,7 @@ def evaluate(
         kv_bytes=system.kv_bytes,
         num_questions=len(questions),
         batch_size=batch_size,
+        teacher_divergence=divergence.compute().item() if questions[0].recorded is not None else None,
         replies=tuple(found[index] for index in sorted(found)),
     )
 
@@ -142,8 +149,17 @@ def _replies(
 def answer_log_likelihoods(
     model: PreTrainedModel, system: System, batch: Sequence[AskedQuestion]
 ) -> list[Tensor]:
-    """Per question the log-likelihoods [answer tokens] of its reference answer, in nats and fp32.
+    """Per question the log-likelihoods [answer tokens] of its reference answer, in nats and fp32 (see `answer_scores`)."""
+    return [log_likelihoods for log_likelihoods, _ in answer_scores(model, system, batch)]
 
+
+def answer_scores(
+    model: PreTrainedModel, system: System, batch: Sequence[AskedQuestion]
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Per question the log-likelihoods [answer tokens] of its reference answer, and where all are recorded
+    KL(teacher ‖ system) [answer tokens] over the recorded log-probabilities; in nats and fp32.
+
+    The recorded ones are not renormalised: where they have less than all of the mass, the divergence is that part's.
     The vocabulary's logits exist for a chunk of answer tokens at a time. ``model`` must be inside `reads_prefixes`.
     """
     device = model.device
@@ -152,11 +168,24 @@ def answer_log_likelihoods(
     ends = accumulate(len(sequence) for sequence in sequences)
     rows = [torch.arange(end - len(one.answer_ids), end) for one, end in zip(batch, ends, strict=True)]
     hidden = system.hidden_states(model, sequences)
-    targets = torch.tensor([token for one in batch for token in one.answer_ids], device=device)
-    _, _, nll = chunked_loss(
-        hidden[torch.cat(rows).to(device)], Targets(token_ids=targets), NextToken(), LanguageHead(model)
+    lengths = [len(one.answer_ids) for one in batch]
+    targets = Targets(
+        token_ids=torch.tensor([token for one in batch for token in one.answer_ids], device=device)
     )
-    return list((-nll).split([len(one.answer_ids) for one in batch]))
+    hidden, head = hidden[torch.cat(rows).to(device)], LanguageHead(model)
+    tops = [one.recorded.top_logprobs for one in batch if one.recorded is not None]
+    known = [top for top in tops if top is not None]
+    if len(known) < len(batch):
+        _, _, nll = chunked_loss(hidden, targets, NextToken(), head)
+        return [(part, None) for part in (-nll).split(lengths)]
+    most = max(top.shape[1] for top in known)
+    ids, logprobs = (np.concatenate(side) for side in zip(*(top.dense(most) for top in known), strict=True))
+    targets.top_ids = torch.from_numpy(ids).long().to(device)
+    targets.top_logprobs = torch.from_numpy(logprobs).to(device)
+    _, cross_entropy, nll = chunked_loss(hidden, targets, TopKDistillation(), head)
+    shares = targets.top_logprobs.exp()
+    divergences = cross_entropy + torch.xlogy(shares, shares).sum(1)
+    return list(zip((-nll).split(lengths), divergences.split(lengths), strict=True))
 
 
 def _processes(split: bool) -> tuple[int, int]:

@@ -34,8 +34,8 @@ class ShareRight(Metric):
         return share, share_error(share, self.asked)
 
 
-class AnswerLogLikelihood(Metric):
-    """Mean log-likelihood of the reference answers' tokens, in nats per token; every token counts alike."""
+class MeanOverTokens(Metric):
+    """Mean of something in nats over the reference answers' tokens; every token counts alike."""
 
     full_state_update = False
     total: Tensor
@@ -46,14 +46,22 @@ class AnswerLogLikelihood(Metric):
         for name in ("total", "tokens"):
             self.add_state(name, default=torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, log_likelihoods: Tensor) -> None:
-        """Add log-likelihoods [tokens], in nats."""
-        self.total += log_likelihoods.double().sum()
-        self.tokens += log_likelihoods.numel()
+    def update(self, nats: Tensor) -> None:
+        """Add values [tokens], in nats."""
+        self.total += nats.double().sum()
+        self.tokens += nats.numel()
 
     def compute(self) -> Tensor:
         """Nats per token; not a number before any token."""
         return self.total / self.tokens
+
+
+class AnswerLogLikelihood(MeanOverTokens):
+    """Log-likelihood of the reference answers."""
+
+
+class TeacherDivergence(MeanOverTokens):
+    """Divergence of a system from the teacher that wrote the answers."""
 
 
 class SecondsPerAnswer(Metric):

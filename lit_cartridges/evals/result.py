@@ -10,13 +10,14 @@ from lit_cartridges.cartridge_files.facts import Score
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """One question's outcome; `log_likelihood` is the reference answer's, in nats per token."""
+    """One question's outcome; `log_likelihood` and `teacher_divergence` are those of the reference answer, in nats per token."""
 
     prompt: str
     answer: str
     reply: str
     right: bool
     log_likelihood: float
+    teacher_divergence: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class EvalResult:
             corpus is not in it.
         prefill_s: seconds that reading the corpus took, once.
         num_kv_tokens, kv_bytes: positions in front of the question, and the bytes of their keys and values.
+        teacher_divergence: KL(teacher ‖ system) of the answers' tokens in nats per token, over the tokens that the teacher's
+            record has log-probabilities of; None where nothing is recorded.
         replies: in the order of the questions.
     """
 
@@ -45,17 +48,21 @@ class EvalResult:
     kv_bytes: int
     num_questions: int
     batch_size: int
+    teacher_divergence: float | None = None
     replies: tuple[Reply, ...] = field(default=(), repr=False)
 
     @property
     def metrics(self) -> dict[str, float]:
         """The figures that change as a cartridge trains, by their logged names."""
-        return {
+        measured = {
             "accuracy": self.accuracy,
             "accuracy_standard_error": self.accuracy_standard_error,
             "answer_log_likelihood": self.answer_log_likelihood,
             "seconds_per_answer": self.seconds_per_answer,
         }
+        if self.teacher_divergence is not None:
+            measured["teacher_divergence"] = self.teacher_divergence
+        return measured
 
     def score(self, system: str | None = None) -> Score:
         """The figures as a cartridge's card has them, under another name if need be."""

@@ -38,5 +38,6 @@ def with_error(value: Mean | None, form: str) -> str:
     """Mean ± standard error, each by the format ``form``, as far as there are such."""
     if value is None or value.mean is None:
         return "–"
-    error = "" if value.standard_error is None else f" ± {form.format(value.standard_error)}"
+    unsigned = form.replace("+", "")
+    error = "" if value.standard_error is None else f" ± {unsigned.format(value.standard_error)}"
     return form.format(value.mean) + error

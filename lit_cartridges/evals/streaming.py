@@ -27,6 +27,7 @@ class StreamingResult:
         num_tokens: tokens scored: all but the first of each document.
         nats_per_token: their mean negative log-likelihood; `perplexity` is its exponential.
         seconds: wall-clock time of reading and scoring.
+        by_document: nats per token of each document.
         by_position: (first, last, nats per token) over the tokens at these places of their documents; doubling spans.
     """
 
@@ -36,6 +37,7 @@ class StreamingResult:
     num_tokens: int
     nats_per_token: float
     seconds: float
+    by_document: tuple[float, ...] = ()
     by_position: tuple[tuple[int, int, float], ...] = field(default=(), repr=False)
 
     @property
@@ -73,11 +75,13 @@ def streaming_perplexity(
     held_tokens, longest = kind.held_tokens(model.config, documents, sizes), max(map(len, documents))
     sums: dict[int, float] = {}
     counts: dict[int, int] = {}
+    by_document: list[float] = []
     start = time.perf_counter()
     for ids in documents:
         logprobs = (
             kind.logprobs(model, torch.tensor([list(ids)], device=model.device), sizes)[0].double().cpu()
         )
+        by_document.append(-logprobs.mean().item())
         for octave in range(len(logprobs).bit_length()):
             part = logprobs[2**octave - 1 : 2 ** (octave + 1) - 1]
             sums[octave] = sums.get(octave, 0.0) - part.sum().item()
@@ -90,6 +94,7 @@ def streaming_perplexity(
         num_tokens=num_tokens,
         nats_per_token=sum(sums.values()) / num_tokens,
         seconds=time.perf_counter() - start,
+        by_document=tuple(by_document),
         by_position=tuple(
             (2**octave, min(2 ** (octave + 1), longest) - 1, sums[octave] / counts[octave])
             for octave in sorted(counts)

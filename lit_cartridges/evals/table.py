@@ -28,7 +28,11 @@ def text_table(results: Sequence[EvalResult], *, extra: Mapping[str, Sequence[st
         ]
         for result in results
     ]
-    for title, cells in (extra or {}).items():
+    columns = dict(extra or {})
+    if any(result.teacher_divergence is not None for result in results):
+        shown = (Mean(result.teacher_divergence, None) for result in results)
+        columns = {"KL to teacher": [with_error(one, "{:.3f}") for one in shown], **columns}
+    for title, cells in columns.items():
         header.append(title)
         for row, cell in zip(rows, cells, strict=True):
             row.append(cell)

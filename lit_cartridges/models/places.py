@@ -13,6 +13,7 @@ from huggingface_hub.utils import logging as hub_logging
 
 from lit_cartridges.models.adapters import Adapter, find_adapter
 from lit_cartridges.models.errors import ModelError, Refused, explained
+from lit_cartridges.models.gguf import gguf_file, unpacked
 from lit_cartridges.models.packages import PREFIX, package_folder
 
 
@@ -45,17 +46,18 @@ class Place:
 
 
 def resolve(name: str, *, setting: str = "model") -> str:
-    """The Hub id or folder behind ``name``.
+    """The Hub id or folder behind ``name``; of a GGUF file the folder that it is unpacked to.
 
     Args:
         setting: how the user calls the setting that holds the name; for the error.
 
     Raises:
-        ModelError: a ``package:`` name that cannot be opened.
+        ModelError: a ``package:`` name that cannot be opened, or a GGUF file that cannot be read.
     """
-    if name.startswith(PREFIX):
-        return str(package_folder(name, setting=setting))
-    return name
+    source = str(package_folder(name, setting=setting)) if name.startswith(PREFIX) else name
+    with explained(name, setting=setting):
+        file = gguf_file(Path(source))
+        return source if file is None else str(unpacked(file))
 
 
 def locate(

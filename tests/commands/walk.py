@@ -53,6 +53,9 @@ class Place:
         }
         patients = {"patient_01": {**patient, "questions": [question]}}
         (folder / "patients.json").write_text(json.dumps(patients))
+        asked = {"question": "w1", "answers": [{"text": "w2", "answer_start": 0}]}
+        article = {"title": "w3", "paragraphs": [{"context": "w2", "qas": [asked]}]}
+        (folder / "articles.json").write_text(json.dumps({"data": [article]}))
         (folder / "pocket.txt").write_text(World(1).corpus(100).text)
         save_recording(folder / "recorded.parquet")
         tensors = [[torch.zeros(2, 8, 8)] * 2 for _ in range(2)]
@@ -184,7 +187,7 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
     """``(flag, options beside it)`` of every option of every class that the command's options may name."""
     from lit_cartridges.callbacks import CompositionTest, LongContextEval
     from lit_cartridges.data import RawCorpus, Recorded
-    from lit_cartridges.evals import LongHealth, QuestionFile
+    from lit_cartridges.evals import HeldOutConversations, LongHealth, QuestionFile, Squad
     from lit_cartridges.init import INITS
     from lit_cartridges.pocket.passkey import PocketPasskey
     from lit_cartridges.pocket.task import PocketQuestions
@@ -198,7 +201,12 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
             ("--data.source.teacher", [LocalTeacher, OpenAITeacher, VLLM]),
             ("--trainer.callbacks", [LongContextEval, CompositionTest]),
         ],
-        "evaluate": [("--task", [QuestionFile, LongHealth, PocketQuestions, TextQuestions])],
+        "evaluate": [
+            (
+                "--task",
+                [QuestionFile, LongHealth, Squad, HeldOutConversations, PocketQuestions, TextQuestions],
+            )
+        ],
         "passkey": [("--language", [PocketPasskey])],
     }
     needed = {
@@ -208,6 +216,8 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
         "PocketQuestions": {"seed": "1", "num_tokens": "200"},
         "QuestionFile": {"path": f"{place.folder / 'questions.jsonl'}"},
         "LongHealth": {"path": f"{place.folder / 'patients.json'}"},
+        "Squad": {"path": f"{place.folder / 'articles.json'}"},
+        "HeldOutConversations": {"path": f"{place.folder / 'recorded.parquet'}"},
         "TextQuestions": {"path": f"{place.folder / 'pocket.txt'}"},
         "FromCartridge": {"path": f"{place.folder / 'cartridge'}"},
         "Text": {"path": f"{place.folder / 'corpus.txt'}"},

@@ -73,6 +73,7 @@ def test_every_document_begins_with_a_fresh_cache(llama, system):
     ]
     assert result.nats_per_token == pytest.approx(-torch.cat(scores).mean().item(), abs=1e-5)
     assert (result.num_documents, result.held_tokens) == (2, 20)
+    assert result.by_document == pytest.approx([-one.mean().item() for one in scores], abs=1e-5)
 
 
 def test_spans_double_and_cover_every_scored_token(llama):
@@ -117,6 +118,10 @@ def test_the_command_scores_files_behind_the_chats_opening(tmp_path, saved, caps
     assert [line.split()[0] for line in printed.splitlines()[3:]] == ["cascade", "streaming_llm", "truncated"]
     results = json.loads((tmp_path / "new" / "out.json").read_text())["results"]
     assert {r["num_tokens"] for r in results} == {601 + 51}
+    assert printed.splitlines()[1].endswith("− cascade")
+    a, b = (r["by_document"] for r in results[:2])
+    above = [y - x for x, y in zip(a, b, strict=True)]
+    assert printed.splitlines()[4].endswith(f"{sum(above) / 2:+.4f} ± {abs(above[0] - above[1]) / 2:.4f}")
     direct = perplexity_command(model=saved, corpora=corpora, systems=["dense"], num_tokens=40, plain=True)
     texts = [[1, *tokenizer().encode(open(path).read(), add_special_tokens=False)][:40] for path in corpora]
     expected = streaming_perplexity(tiny_model("llama"), texts, "dense", SMALL)

@@ -61,6 +61,12 @@ def test_a_folder_that_is_not_there_is_named(installed):
         package_folder("package:guest.inner/nowhere")
 
 
+def test_a_declared_package_that_is_not_there_is_named_with_the_mend(installed):
+    installed("absent_guest")
+    with pytest.raises(ModelError, match="absent_guest is not installed; pip install absent_guest"):
+        package_folder("package:absent_guest")
+
+
 def test_this_package_declares_its_own_model():
     assert (package_folder("package:lit_cartridges.pocket/model") / "config.json").is_file()
     assert (

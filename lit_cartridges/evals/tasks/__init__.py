@@ -1,8 +1,10 @@
 """What systems are asked, one kind of task a file."""
 
+from lit_cartridges.evals.tasks.held_out import HeldOutConversations
 from lit_cartridges.evals.tasks.longhealth import LongHealth, LongHealthCorpus
 from lit_cartridges.evals.tasks.passkey import EnglishPasskey, PasskeyLanguage
 from lit_cartridges.evals.tasks.question_file import QuestionFile
+from lit_cartridges.evals.tasks.squad import Squad, SquadCorpus
 from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion, EvalTask
 from lit_cartridges.found_classes import found_classes
 
@@ -11,10 +13,13 @@ __all__ = [
     "EvalError",
     "EvalQuestion",
     "EvalTask",
+    "HeldOutConversations",
     "LongHealth",
     "LongHealthCorpus",
     "PasskeyLanguage",
     "QuestionFile",
+    "Squad",
+    "SquadCorpus",
 ]
 
 globals().update(found_classes(__name__, EvalTask))  # every task of this folder, by its name

@@ -7,7 +7,9 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from lit_cartridges.conversations.conversation import Message
 from lit_cartridges.errors import CartridgesError
 from lit_cartridges.evals.tasks.choices import chosen_letter
 
@@ -25,12 +27,15 @@ class EvalQuestion:
         answer: the reference answer, whose log-likelihood is measured; with choices, the right option's letter.
         choices: the options' texts, A first; empty unless the question is a multiple choice.
         values: what a right reply states, where the task grades by that.
+        recorded: the answer as a teacher wrote it, with token ids and log-probabilities: what is scored is then this, and
+            how far a system is from that teacher. All questions of a task have one, or none has.
     """
 
     prompt: str
     answer: str
     choices: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
+    recorded: Message | None = None
 
 
 class EvalTask(ABC):
@@ -42,6 +47,14 @@ class EvalTask(ABC):
     @abstractmethod
     def questions(self) -> Sequence[EvalQuestion]:
         """The questions, the same ones in the same order at every call."""
+
+    def require_tokenizer(self, tokenizer: Any, *, vocab_size: int | None = None) -> None:
+        """Refuse a model's tokenizer, before the model is loaded, where recorded answers are another one's.
+
+        Raises:
+            ValueError: they are; the message names the file.
+        """
+        del tokenizer, vocab_size  # questions in words suit any
 
     def is_right(self, question: EvalQuestion, reply: str) -> bool:
         """Whether the reply chooses the right option; without options, whether it is or contains the answer.

