@@ -28,7 +28,7 @@ VLLM := $(VENV)-vllm
 NEWEST := $(VENV)-newest
 INSTALLED := build/installed
 
-.PHONY: help install install-deepspeed install-vllm demo test test-distributed test-faults test-gpu test-newest test-vllm install-slurm test-slurm install-smollm2 test-real fuzz lint format typecheck api help-texts bench bench-gpu clean
+.PHONY: help install install-deepspeed install-vllm demo test test-thorough test-distributed test-faults test-gpu test-newest test-vllm install-slurm test-slurm install-smollm2 test-real fuzz lint format typecheck api help-texts bench bench-gpu clean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,9 @@ demo: $(STAMP) ## train and compare cartridges on the bundled model, at most 10 
 
 test: $(STAMP) ## run the tests, in parallel (PYTEST_ARGS, TEST_PROCESSES)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_PROCESSES) --dist worksteal $(PYTEST_ARGS)
+
+test-thorough: $(STAMP) ## run the tests that try for minutes what those of `make test` try in seconds (PYTEST_ARGS, TEST_PROCESSES)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(TEST_PROCESSES) --dist worksteal -m thorough $(PYTEST_ARGS)
 
 # An environment on top of .venv that holds only what is newer than constraints.txt; looked up anew each time.
 test-newest: $(STAMP) ## run the quick tests with the newest transformers, lightning and jsonargparse of the registry (PYTEST_ARGS)

@@ -17,6 +17,14 @@ from tests.tiny_run import save_corpus, save_model, save_recording
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Thorough tests run only where -m names them."""
+    if "thorough" not in (config.option.markexpr or ""):
+        left_out = [item for item in items if item.get_closest_marker("thorough")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(params=sorted(ARCHITECTURES))
 def model(request: pytest.FixtureRequest):
     """A frozen random fp32 model of each supported architecture in turn."""

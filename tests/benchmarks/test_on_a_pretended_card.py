@@ -24,6 +24,7 @@ from tests.benchmarks.test_scripts import _keep_threads  # noqa: F401  the fixtu
 from tests.pretend_cuda import OnCard, pretend_cuda
 
 pytestmark = [
+    pytest.mark.thorough,
     pytest.mark.filterwarnings("default:.*past_key_values.*:FutureWarning"),
     pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real one"),
 ]

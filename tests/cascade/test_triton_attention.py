@@ -40,7 +40,7 @@ POINTERS = {
 
 
 @needs_triton
-@pytest.mark.parametrize("part", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("part", ["not slow", pytest.param("slow", marks=pytest.mark.thorough)])
 def test_the_kernels_agree_with_the_plain_path(part):
     """In a process of its own, since Triton decides at its import whether it interprets."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", part, str(INTERPRETED)]
@@ -114,7 +114,7 @@ def test_tiles_fit_into_shared_memory(monkeypatch, dtype, dim, q, shared_bytes):
 
 
 @needs_triton
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(("capability", "dtype", "dim", "everything", "q"), COMPILED)
 def test_they_compile_for_cards(monkeypatch, tmp_path, capability, dtype, dim, everything, q):
     """To machine code, without a card; within its shared memory, 16-bit products on its tensor cores."""
