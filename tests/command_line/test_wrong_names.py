@@ -32,7 +32,7 @@ def refused(typed, capsys) -> str:
             _FIT,
             "--model.objective=TopK",
             "Objective",
-            "did you mean TopKDistillation? there are FullDistillation,",
+            "did you mean TopKDistillation? there are ",
         ),
         (_FIT, "--data.source.teacher=Local", "Teacher", "did you mean LocalTeacher? there are "),
         (_FIT, "--trainer.callbacks=EarlyStoping", "Callback", "did you mean EarlyStopping? there are "),

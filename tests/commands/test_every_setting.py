@@ -120,7 +120,7 @@ def test_wrong_values_are_refused_by_name_before_the_model_loads(command, place)
     assert walk(command, place, kinds=2, of_options=_SHARE.get(command, 1))["refused"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("command", COMMANDS)
 def test_all_wrong_values_are_refused_by_name_before_the_model_loads(command, place, capsys):
     # Three have the options of fit, and share its parser.

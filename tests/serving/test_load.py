@@ -74,7 +74,7 @@ async def harm(server: Server, rng: random.Random, until: float) -> int:
     return count
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_many_clients_for_a_minute(tmp_path, capsys):
     known = expected()
     with serving(fill(tmp_path / "runs", a=1, b=2, c=3)) as server:
