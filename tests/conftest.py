@@ -18,8 +18,8 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Thorough tests run only where -m names them."""
-    if "thorough" not in (config.option.markexpr or ""):
+    """Thorough tests run only where -m names them, or the faults, all of which are wanted then."""
+    if not any(name in (config.option.markexpr or "") for name in ("thorough", "faults")):
         left_out = [item for item in items if item.get_closest_marker("thorough")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]

@@ -129,6 +129,7 @@ def test_wrapped_models_read(llama, wrapper):
     torch.testing.assert_close(read.logits, plain, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_model_compiled_in_place_reads_and_is_itself_again():
     """What was compiled before it read, and what was compiled while it read, must not be run for the other."""
     model = tiny_config_model("llama", num_hidden_layers=1)

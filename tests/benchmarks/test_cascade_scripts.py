@@ -12,6 +12,7 @@ from benchmarks._plots import crossing, loglog_slope
 from tests.benchmarks.test_scripts import _keep_threads, run  # noqa: F401  the fixture is used by being here
 
 
+@pytest.mark.thorough
 def test_prefill(tmp_path, capsys):
     plot = tmp_path / "plots" / "prefill.svg"
     results = run(cascade_prefill, tmp_path, "--plot", str(plot))["results"]
@@ -33,6 +34,7 @@ def test_a_side_that_would_exceed_the_budget_stops_and_is_compared_where_it_went
     assert result["readings"]["against"]["dense (SDPA)"]["longest_common_tokens"] == 32
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("side", ["read_dense", "read_cascade"])
 def test_a_side_whose_memory_runs_out_stops_and_the_other_goes_on(tmp_path, capsys, monkeypatch, side):
     reads = getattr(cascade_prefill, side)

@@ -39,6 +39,7 @@ def require_all_parts(results):
             assert all(x is None or isinstance(x, str) or (math.isfinite(x) and x >= 0) for x in row.values())
 
 
+@pytest.mark.thorough
 def test_every_part_measures_and_says_so_at_once(tmp_path, capsys):
     pytest.importorskip("peft")
     figures = figures_of(tmp_path)

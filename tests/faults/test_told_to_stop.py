@@ -83,6 +83,7 @@ KINDS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.faults
 def test_signals_at_random_moments(start, undisturbed, tmp_path, long):
     """Also before the training has begun and while the model loads; with the same command they go on in the end."""

@@ -110,6 +110,7 @@ def test_a_run_is_that_of_the_local_teacher_and_leaves_nothing_behind(
     assert key not in capfd.readouterr().err and not any(key.encode() in content for content in written)
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_starts_it_again_and_equals_the_unbroken_one(
     environment, model_folder, corpus, tmp_path
 ):
@@ -213,6 +214,7 @@ def test_conversations_without_a_run(environment, model_folder, corpus, tmp_path
     assert len(read_conversations(output)) == 8
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_fit_from_the_command_line_takes_it_along(
     environment, model_folder, corpus, tmp_path, facts, number
