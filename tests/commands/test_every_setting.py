@@ -36,7 +36,7 @@ RIGHT = {
     r"(evaluate|perplexity|passkey) --out|(demo|estimate) --json": "a missing file",
     r"report --title": _ANY_TEXT,
     r"--data\.(source\.off_)?corpus|evaluate --corpus|(estimate|report) --recording": "a folder",
-    r"--data\.(validation|source\.path)": "a folder",  # it holds a recording
+    r"--data\.(validation|source\.path)|evaluate --task\.path": "a folder",  # it holds a recording
     r"--(model\.)?(token|revision|api_key|served_name)": _ANY_TEXT,
     r"serve --(port|host)": "zero",  # a free port, and every address of this machine
     r"serve --(drain_s|max_cartridge_gb|gpu_memory_utilization|start_timeout_s)": "a fraction",
