@@ -36,7 +36,7 @@ RIGHT = {
     r"(evaluate|perplexity|passkey) --out|(demo|estimate) --json": "a missing file",
     r"report --title": _ANY_TEXT,
     r"--data\.(source\.off_)?corpus|evaluate --corpus|(estimate|report) --recording": "a folder",
-    r"--data\.(validation|source\.path)|evaluate --task\.path": "a folder",  # it holds a recording
+    r"--data\.(validation|source\.path)|--task\.path of HeldOutConversations": "a folder",  # it holds a recording
     r"--(model\.)?(token|revision|api_key|served_name)": _ANY_TEXT,
     r"serve --(port|host)": "zero",  # a free port, and every address of this machine
     r"serve --(drain_s|max_cartridge_gb|gpu_memory_utilization|start_timeout_s)": "a fraction",
@@ -64,11 +64,17 @@ RIGHT = {
 }
 
 
-def is_right(command: str, flag: str, kind: str) -> bool:
+def is_right(command: str, flag: str, kind: str, beside: dict[str, str]) -> bool:
+    """``beside``: the classes that are chosen, among other options."""
+    texts = (
+        flag,
+        f"{command} {flag}",
+        *(f"{flag} of {value.rpartition('.')[2]}" for value in beside.values()),
+    )
     return any(
         re.fullmatch(pattern, text) and kind in kinds.split("|")
         for pattern, kinds in RIGHT.items()
-        for text in (flag, f"{command} {flag}")
+        for text in texts
     )
 
 
@@ -102,7 +108,7 @@ def walk(command: str, place: Place, *, kinds: int, of_options: int) -> Counter[
             place.tidy()
             found = ending.kind(command, flag)
             ended[found] += 1
-            expected = "accepted" if is_right(command, flag, kind) else "refused"
+            expected = "accepted" if is_right(command, flag, kind, beside) else "refused"
             if found != expected or ending.seconds > _LONGEST_S:
                 wrong.append(
                     f"{flag}={value} ({kind}): {found} in {ending.seconds:.1f} s: {ending.told[-300:]}"
