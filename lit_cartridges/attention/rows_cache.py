@@ -32,6 +32,15 @@ class _Writing:
     seen: tuple[int, int] | None
 
 
+@dataclass
+class _Room:
+    """How many lines of how many places every layer has. Apart from the cache, since layers that knew the cache would keep
+    each other's tensors alive until Python next looks for circles."""
+
+    lines: int = 0
+    places: int = 0
+
+
 class RowsCache(Cache):
     """See the module. Before every forward call, `reserve` room and say by `write` where its tokens lie.
 
@@ -39,28 +48,35 @@ class RowsCache(Cache):
     """
 
     def __init__(self, num_layers: int) -> None:
-        self.lines = self.places = self.version = 0
-        self._rows_layers = [_RowsLayer(self) for _ in range(num_layers)]
+        self.version, self._room = 0, _Room()
+        self._rows_layers = [_RowsLayer(self._room) for _ in range(num_layers)]
         super().__init__(layers=list(self._rows_layers))
+
+    @property
+    def lines(self) -> int:
+        return self._room.lines
+
+    @property
+    def places(self) -> int:
+        return self._room.places
 
     def reserve(self, lines: int, tokens: int, *, most: int) -> None:
         """Make room for so many lines of so many tokens, of which there will never be more than ``most``; what is there
         stays."""
         if lines <= self.lines and tokens <= self.places:
             return
-        before = self.lines, self.places
-        if tokens > self.places:
+        room, before = self._room, (self.lines, self.places)
+        if tokens > room.places:
             # Twice as much as is needed, since growing copies everything.
-            self.places = max(tokens, min(most, max(2 * tokens, tokens + _MORE_TOKENS)))
-        self.lines = max(lines, self.lines)
+            room.places = max(tokens, min(most, max(2 * tokens, tokens + _MORE_TOKENS)))
+        room.lines = max(lines, room.lines)
         self.version += 1
         try:
             for layer in self._rows_layers:
                 layer.grow()
-        except (
-            BaseException
-        ):  # memory has run out: what is there is read on, and some layers have room to spare
-            self.lines, self.places = before
+        except BaseException:
+            # Memory has run out: what is there is read on, and some layers have room to spare.
+            room.lines, room.places = before
             raise
 
     def write(self, lines: Tensor, places: Tensor, *, seen: tuple[int, int] | None = None) -> None:
@@ -84,9 +100,9 @@ class RowsCache(Cache):
 
 
 class _RowsLayer(DynamicLayer):
-    def __init__(self, cache: RowsCache) -> None:
+    def __init__(self, room: _Room) -> None:
         super().__init__()
-        self.room = cache
+        self.room = room
         self.writing: _Writing | None = None
 
     def get_seq_length(self) -> int:

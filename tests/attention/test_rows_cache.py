@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -94,3 +97,19 @@ def test_growth_that_ended_early_leaves_what_was_there(monkeypatch):
     cache.reserve(2, 3, most=3)
     for number, held in enumerate(write(2)):
         assert torch.equal(held, torch.cat(tokens.unbind(0), dim=2) + number)
+
+
+def test_its_memory_is_free_as_soon_as_nobody_has_it():
+    """Generating ends thousands of times before Python looks for circles, and each cache may be some gigabytes."""
+    cache = RowsCache(2)
+    cache.reserve(1, 3, most=3)
+    cache.write(torch.zeros(3).long(), torch.arange(3))
+    for layer in range(2):
+        cache.update(torch.randn(1, 3, 3, 4), torch.randn(1, 3, 3, 4), layer)
+    kept = [weakref.ref(layer.keys) for layer in cache.layers]
+    gc.disable()
+    try:
+        del cache
+        assert [one() for one in kept] == [None, None]
+    finally:
+        gc.enable()
