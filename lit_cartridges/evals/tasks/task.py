@@ -27,6 +27,7 @@ class EvalQuestion:
         answer: the reference answer, whose log-likelihood is measured; with choices, the right option's letter.
         choices: the options' texts, A first; empty unless the question is a multiple choice.
         values: what a right reply states, where the task grades by that.
+        lead: what the reply is opened with: it is not generated, and the answer stands behind it.
         recorded: the answer as a teacher wrote it, with token ids and log-probabilities: what is scored is then this, and
             how far a system is from that teacher. All questions of a task have one, or none has.
     """
@@ -35,6 +36,7 @@ class EvalQuestion:
     answer: str
     choices: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
+    lead: str = ""
     recorded: Message | None = None
 
 
