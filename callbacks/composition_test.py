@@ -167,12 +167,11 @@ def _pooled(results: Sequence[EvalResult]) -> dict[str, float]:
     """Figures of several tasks' questions taken together, every question counting alike."""
     questions = sum(result.num_questions for result in results)
     accuracy = sum(result.accuracy * result.num_questions for result in results) / questions
-    return {
-        "accuracy": accuracy,
-        "accuracy_standard_error": share_error(accuracy, questions),
-        "answer_log_likelihood": sum(r.answer_log_likelihood * r.num_questions for r in results) / questions,
-        "seconds_per_answer": sum(r.seconds_per_answer * r.num_questions for r in results) / questions,
-    }
+    pooled = {"accuracy": accuracy, "accuracy_standard_error": share_error(accuracy, questions)}
+    for name in ("answer_log_likelihood", "seconds_per_answer"):
+        if all(name in one.metrics for one in results):
+            pooled[name] = sum(one.metrics[name] * one.num_questions for one in results) / questions
+    return pooled
 
 
 def _warn_of_another_model(cartridge: Cartridge, path: str, model_name: str) -> None:

@@ -44,7 +44,7 @@ class Score:
     Args:
         system: whose; "cartridge" is the card's own.
         accuracy: share of right replies, 0 to 1, and its standard error.
-        answer_log_likelihood: of the reference answers, in nats per token.
+        answer_log_likelihood: of the reference answers, in nats per token; None where there are none.
         num_kv_tokens: positions in front of the question.
     """
 
@@ -52,7 +52,7 @@ class Score:
     system: str
     accuracy: float
     accuracy_standard_error: float
-    answer_log_likelihood: float
+    answer_log_likelihood: float | None
     num_questions: int
     num_kv_tokens: int
 

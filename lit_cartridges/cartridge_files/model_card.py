@@ -123,7 +123,7 @@ def _cells(score: Score) -> list[str]:
         markdown_text(score.task),
         f"{score.num_kv_tokens:,}",
         f"{score.accuracy:.3f} ± {score.accuracy_standard_error:.3f}",
-        f"{score.answer_log_likelihood:.3f}",
+        "–" if score.answer_log_likelihood is None else f"{score.answer_log_likelihood:.3f}",
         f"{score.num_questions:,}",
     ]
 

@@ -26,6 +26,7 @@ from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.evals.asked import AskedQuestion, asked, longest
 from lit_cartridges.evals.metrics import AnswerLogLikelihood, SecondsPerAnswer, ShareRight, TeacherDivergence
 from lit_cartridges.evals.result import EvalResult, Reply
+from lit_cartridges.evals.statistics import Mean
 from lit_cartridges.evals.systems.system import System
 from lit_cartridges.evals.tasks.task import EvalError, EvalTask
 from lit_cartridges.generation import greedy, left_padded, pad_token_id
@@ -84,7 +85,9 @@ def evaluate(
         told = escape(printable_line(system.name))
         for batch in track(batches, told, console=console, transient=True, disable=not progress):
             replies, took = _replies(model, renderer, system, batch, max_new_tokens, in_step=world_size > 1)
-            scored = answer_scores(model, system, batch)
+            scored: list[tuple[Tensor, Tensor | None]] = [(torch.empty(0), None)] * len(batch)
+            if any(one.answer_ids for one in batch):
+                scored = answer_scores(model, system, batch)
             seconds.update(took, len(batch))
             for one, reply, (log_likelihoods, divergences) in zip(batch, replies, scored, strict=True):
                 if one.counted:
@@ -96,21 +99,23 @@ def evaluate(
                         divergence.update(divergences.to(device))
                     found[one.index] = Reply(
                         prompt=question.prompt,
-                        answer=question.answer,
+                        answer=question.answer or "",
                         reply=reply,
                         right=is_right,
-                        log_likelihood=log_likelihoods.mean().item(),
+                        log_likelihood=log_likelihoods.mean().item() if len(log_likelihoods) else None,
                         teacher_divergence=None if divergences is None else divergences.mean().item(),
                     )
     if world_size > 1:
         found = _gathered(found, world_size)
+    replied = tuple(found[index] for index in sorted(found))
+    figures = task.figures(questions, [one.reply for one in replied])
     accuracy, standard_error = right.compute()
     return EvalResult(
         system=system.name,
         task=task.describe(),
         accuracy=accuracy.item(),
         accuracy_standard_error=standard_error.item(),
-        answer_log_likelihood=likelihood.compute().item(),
+        answer_log_likelihood=likelihood.compute().item() if likelihood.tokens else None,
         seconds_per_answer=seconds.compute().item(),
         prefill_s=system.prefill_s,
         num_kv_tokens=system.num_kv_tokens,
@@ -118,7 +123,8 @@ def evaluate(
         num_questions=len(questions),
         batch_size=batch_size,
         teacher_divergence=divergence.compute().item() if questions[0].recorded is not None else None,
-        replies=tuple(found[index] for index in sorted(found)),
+        figures={title: Mean(*pair) for title, pair in figures.items()},
+        replies=replied,
     )
 
 

@@ -22,7 +22,7 @@ def text_table(results: Sequence[EvalResult], *, extra: Mapping[str, Sequence[st
             f"{result.num_kv_tokens:,}",
             bytes_text(result.kv_bytes),
             with_error(Mean(result.accuracy, result.accuracy_standard_error), "{:.3f}"),
-            f"{result.answer_log_likelihood:.3f}",
+            with_error(Mean(result.answer_log_likelihood, None), "{:.3f}"),
             f"{result.seconds_per_answer:.4f}",
             f"{result.num_questions:,}",
         ]
@@ -32,6 +32,8 @@ def text_table(results: Sequence[EvalResult], *, extra: Mapping[str, Sequence[st
     if any(result.teacher_divergence is not None for result in results):
         shown = (Mean(result.teacher_divergence, None) for result in results)
         columns = {"KL to teacher": [with_error(one, "{:.3f}") for one in shown], **columns}
+    for title in dict.fromkeys(title for result in results for title in result.figures):
+        columns[title] = [with_error(result.figures.get(title), "{:.3f}") for result in results]
     for title, cells in columns.items():
         header.append(title)
         for row, cell in zip(rows, cells, strict=True):

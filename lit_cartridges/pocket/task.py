@@ -47,7 +47,8 @@ class PocketQuestions(EvalTask):
         return self._questions
 
     def is_right(self, question: EvalQuestion, reply: str) -> bool:
-        return Question("question", question.prompt, question.answer, question.values, (), ()).is_right(reply)
+        answer = question.answer or ""
+        return Question("question", question.prompt, answer, question.values, (), ()).is_right(reply)
 
     def describe(self) -> str:
         return f"{type(self).__name__} {self.corpus.path.name}"

@@ -56,6 +56,8 @@ class Place:
         asked = {"question": "w1", "answers": [{"text": "w2", "answer_start": 0}]}
         article = {"title": "w3", "paragraphs": [{"context": "w2", "qas": [asked]}]}
         (folder / "articles.json").write_text(json.dumps({"data": [article]}))
+        instructed = {"prompt": "w1", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+        (folder / "instructed.jsonl").write_text(json.dumps(instructed))
         (folder / "pocket.txt").write_text(World(1).corpus(100).text)
         save_recording(folder / "recorded.parquet")
         tensors = [[torch.zeros(2, 8, 8)] * 2 for _ in range(2)]
@@ -187,7 +189,7 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
     """``(flag, options beside it)`` of every option of every class that the command's options may name."""
     from lit_cartridges.callbacks import CompositionTest, LongContextEval
     from lit_cartridges.data import RawCorpus, Recorded
-    from lit_cartridges.evals import HeldOutConversations, LongHealth, Mrcr, QuestionFile, Ruler, Squad
+    from lit_cartridges.evals import HeldOutConversations, IFEval, LongHealth, QuestionFile, Squad
     from lit_cartridges.init import INITS
     from lit_cartridges.pocket.passkey import PocketPasskey
     from lit_cartridges.pocket.task import PocketQuestions
@@ -207,9 +209,8 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
                 [
                     QuestionFile,
                     LongHealth,
-                    Mrcr,
-                    Ruler,
                     Squad,
+                    IFEval,
                     HeldOutConversations,
                     PocketQuestions,
                     TextQuestions,
@@ -225,16 +226,8 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
         "PocketQuestions": {"seed": "1", "num_tokens": "200"},
         "QuestionFile": {"path": f"{place.folder / 'questions.jsonl'}"},
         "LongHealth": {"path": f"{place.folder / 'patients.json'}"},
-        "Mrcr": {"model": f"{place.folder / 'model'}", "num_tokens": "4000"},
-        "Ruler": {
-            "kind": "niah_single_1",
-            "model": f"{place.folder / 'model'}",
-            "num_tokens": "400",
-            "questions_per_text": "2",
-            "haystack": f"{place.folder / 'pocket.txt'}",
-            "documents": f"{place.folder / 'articles.json'}",
-        },
         "Squad": {"path": f"{place.folder / 'articles.json'}"},
+        "IFEval": {"path": f"{place.folder / 'instructed.jsonl'}"},
         "HeldOutConversations": {"path": f"{place.folder / 'recorded.parquet'}"},
         "TextQuestions": {"path": f"{place.folder / 'pocket.txt'}"},
         "FromCartridge": {"path": f"{place.folder / 'cartridge'}"},

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lit_cartridges.evals.tasks.choices import LETTERS, with_choices
+from lit_cartridges.evals.tasks.json_records import read_records
 from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion, EvalTask
-from lit_cartridges.files.content import is_text, named, one_line, parse_json
+from lit_cartridges.files.content import is_text, named, one_line
 from lit_cartridges.settings import PositiveInt, ReadFile, checked
 
 
@@ -53,33 +54,7 @@ class QuestionFile(EvalTask):
 
     @cached_property
     def _questions(self) -> tuple[EvalQuestion, ...]:
-        return tuple(self._question(record, where) for where, record in self._records()[: self.limit])
-
-    def _records(self) -> list[tuple[str, Any]]:
-        try:
-            text = self.path.read_text(encoding="utf-8").removeprefix("\ufeff")
-        except (OSError, UnicodeDecodeError) as error:
-            raise EvalError(f"path={str(self.path)!r} cannot be read as UTF-8 text: {error}") from error
-        if self.path.suffix.lower() == ".json":
-            content = self._parse(text, "the file")
-            if not isinstance(content, list):
-                raise EvalError(
-                    f"path={str(self.path)!r} must hold a list of questions, got {type(content).__name__}; "
-                    "one record per line belongs in a .jsonl file"
-                )
-            return [(f"record {i + 1}", record) for i, record in enumerate(content)]
-        lines = enumerate(text.split("\n"), start=1)
-        return [
-            (f"line {number}", self._parse(line, f"line {number}")) for number, line in lines if line.strip()
-        ]
-
-    def _parse(self, text: str, where: str) -> Any:
-        try:
-            return parse_json(
-                text, strict=False
-            )  # other fields than those that are asked for may hold anything
-        except ValueError as error:
-            raise EvalError(f"path={str(self.path)!r}: {where} is no JSON ({error})") from error
+        return tuple(self._question(record, where) for where, record in read_records(self.path)[: self.limit])
 
     def _question(self, record: Any, where: str) -> EvalQuestion:
         question = self._text(record, where, self.question_field, "question_field")

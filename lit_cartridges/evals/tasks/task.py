@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,19 +24,18 @@ class EvalQuestion:
 
     Args:
         prompt: the user's whole message, options included.
-        answer: the reference answer, whose log-likelihood is measured; with choices, the right option's letter.
+        answer: the reference answer, whose log-likelihood is measured; with choices, the right option's letter. None where the
+            task grades by other means and has no such answer.
         choices: the options' texts, A first; empty unless the question is a multiple choice.
         values: what a right reply states, where the task grades by that.
-        lead: what the reply is opened with: it is not generated, and the answer stands behind it.
         recorded: the answer as a teacher wrote it, with token ids and log-probabilities: what is scored is then this, and
             how far a system is from that teacher. All questions of a task have one, or none has.
     """
 
     prompt: str
-    answer: str
+    answer: str | None
     choices: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
-    lead: str = ""
     recorded: Message | None = None
 
 
@@ -65,10 +64,22 @@ class EvalTask(ABC):
         """
         if question.choices:
             return chosen_letter(reply, question.choices) == question.answer
-        wanted = normalised(question.answer)
+        answer = question.answer or ""
+        wanted = normalised(answer)
         if not wanted:
-            return reply.strip() == question.answer.strip()
+            return reply.strip() == answer.strip()
         return f" {wanted} " in f" {normalised(reply)} "
+
+    def figures(
+        self, questions: Sequence[EvalQuestion], replies: Sequence[str]
+    ) -> Mapping[str, tuple[float, float | None]]:
+        """What the task measures beside the share of right replies: means and standard errors, by titles for a table.
+
+        Args:
+            questions, replies: one reply a question.
+        """
+        del questions, replies
+        return {}
 
     def pick(self, num_questions: int | None = None) -> list[EvalQuestion]:
         """All questions, or ``num_questions`` of them at even distances.

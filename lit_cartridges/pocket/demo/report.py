@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lit_cartridges.evals.result_file import Evaluation
+from lit_cartridges.evals.statistics import Mean, with_error
 from lit_cartridges.evals.table import aligned, bytes_text
 from lit_cartridges.pocket.demo.plan import DemoText
 from lit_cartridges.pocket.demo.scoring import MODEL, Row
@@ -34,7 +35,7 @@ def cells(row: Row) -> list[str]:
         f"{result.num_kv_tokens:,}",
         bytes_text(result.kv_bytes),
         f"{result.accuracy:.3f} ± {result.accuracy_standard_error:.3f}",
-        f"{result.answer_log_likelihood:.3f}",
+        with_error(Mean(result.answer_log_likelihood, None), "{:.3f}"),
         f"{result.seconds_per_answer:.4f}",
         "" if row.training_s is None else f"{row.training_s:.0f}",
     ]
