@@ -67,25 +67,29 @@ class ChatRenderer:
         """Everything up to and including the chunk."""
         return self._head_ids + [int(i) for i in chunk_ids]
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+    def prompt_ids(self, messages: Sequence[Message], *, lead: str = "") -> list[int]:
         """Everything from the chunk to where the next answer begins, for user, (assistant, user,) … messages.
+
+        Args:
+            lead: the beginning of that answer, which the model then goes on with.
 
         Raises:
             RendererError: the messages do not go user, assistant, …, user.
         """
-        return self._dialogue(messages, bare=False)
+        return self._dialogue(messages, lead, bare=False)
 
-    def bare_prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+    def bare_prompt_ids(self, messages: Sequence[Message], *, lead: str = "") -> list[int]:
         """The same chat from its very start, without a system message: for answers without context."""
-        return self._dialogue(messages, bare=True)
+        return self._dialogue(messages, lead, bare=True)
 
-    def answer_ids(self, answer: str) -> list[int]:
-        """An answer as the model would write it behind a prompt, without an end token."""
-        prompt = self.encoder.following(self.pieces.answer_open)
-        ids = self.encoder.following(self.pieces.answer_open, self.pieces.answer_lead, answer)
+    def answer_ids(self, answer: str, *, lead: str = "") -> list[int]:
+        """An answer as the model would write it behind a prompt (and a lead), without an end token."""
+        between = " " if lead else self.pieces.answer_lead
+        prompt = self.encoder.following(self.pieces.answer_open, lead)
+        ids = self.encoder.following(self.pieces.answer_open, lead, between, answer)
         if ids[: len(prompt)] == prompt:
             return ids[len(prompt) :]
-        return self.encoder.following(self.pieces.answer_lead, answer)
+        return self.encoder.following(between, answer)
 
     def conversation_ids(self, messages: Sequence[Message]) -> tuple[NDArray[np.int32], list[slice]]:
         """All that a student reads after its cartridge, and where each answer's tokens stand in it.
@@ -139,7 +143,7 @@ class ChatRenderer:
             ids.add(self._end_of_turn)
         return tuple(sorted(ids))
 
-    def _dialogue(self, messages: Sequence[Message], *, bare: bool) -> list[int]:
+    def _dialogue(self, messages: Sequence[Message], lead: str, *, bare: bool) -> list[int]:
         roles = [message.role for message in messages]
         if len(roles) % 2 == 0 or roles != [("user", "assistant")[i % 2] for i in range(len(roles))]:
             raise RendererError(
@@ -149,7 +153,8 @@ class ChatRenderer:
         encode = self.encoder.ids if bare else self.encoder.following
         ids: list[int] = []
         for i in range(0, len(messages), 2):
-            turn = encode(*opening, self._content(messages[i]), self.pieces.answer_open)
+            ending = (lead,) if i + 1 == len(messages) else ()
+            turn = encode(*opening, self._content(messages[i]), self.pieces.answer_open, *ending)
             if ids:
                 turn = self._after_answer(ids[-1], turn)
             ids += turn

@@ -41,10 +41,11 @@ def asked(
     for place in range(rank, -(-len(questions) // world_size) * world_size, world_size):
         index = place % len(questions)
         question = questions[index]
-        ids = (renderer.prompt_ids if after_context else renderer.bare_prompt_ids)([user(question.prompt)])
+        render = renderer.prompt_ids if after_context else renderer.bare_prompt_ids
+        ids = render([user(question.prompt)], lead=question.lead)
         recorded = question.recorded
         answer = (
-            answer_ids(renderer, question.answer)
+            answer_ids(renderer, question.answer, lead=question.lead)
             if recorded is None
             else [int(i) for i in recorded.token_ids]
         )
@@ -52,15 +53,15 @@ def asked(
     return share
 
 
-def answer_ids(renderer: ChatRenderer, answer: str | None) -> list[int]:
-    """The answer as the model would write it after the prompt, without an end token; nothing where there is none.
+def answer_ids(renderer: ChatRenderer, answer: str | None, *, lead: str = "") -> list[int]:
+    """The answer as the model would write it after the prompt and the lead, without an end token; nothing where there is none.
 
     Raises:
         EvalError: the tokenizer makes no token of it.
     """
     if answer is None:
         return []
-    ids = renderer.answer_ids(answer.strip())
+    ids = renderer.answer_ids(answer.strip(), lead=lead)
     if not ids or not answer.strip():
         raise EvalError(f"the reference answer {answer!r} comes to no tokens; give every question an answer")
     return ids

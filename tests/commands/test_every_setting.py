@@ -60,7 +60,7 @@ RIGHT = {
     # One value is a list of one.
     r"compare-inits --compressions": "a fraction|a list too long",
     r"passkey --depths": "zero|a fraction",
-    r"perplexity --corpora": "a folder",
+    r"perplexity --corpora|--task\.(haystack|lines)": "a folder",
 }
 
 

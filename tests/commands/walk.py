@@ -189,7 +189,15 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
     """``(flag, options beside it)`` of every option of every class that the command's options may name."""
     from lit_cartridges.callbacks import CompositionTest, LongContextEval
     from lit_cartridges.data import RawCorpus, Recorded
-    from lit_cartridges.evals import HeldOutConversations, IFEval, LongHealth, QuestionFile, Squad
+    from lit_cartridges.evals import (
+        HeldOutConversations,
+        IFEval,
+        LongHealth,
+        Mrcr,
+        QuestionFile,
+        Ruler,
+        Squad,
+    )
     from lit_cartridges.init import INITS
     from lit_cartridges.pocket.passkey import PocketPasskey
     from lit_cartridges.pocket.task import PocketQuestions
@@ -209,6 +217,8 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
                 [
                     QuestionFile,
                     LongHealth,
+                    Mrcr,
+                    Ruler,
                     Squad,
                     IFEval,
                     HeldOutConversations,
@@ -226,6 +236,15 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
         "PocketQuestions": {"seed": "1", "num_tokens": "200"},
         "QuestionFile": {"path": f"{place.folder / 'questions.jsonl'}"},
         "LongHealth": {"path": f"{place.folder / 'patients.json'}"},
+        "Mrcr": {"model": f"{place.folder / 'model'}", "num_tokens": "4000"},
+        "Ruler": {
+            "kind": "niah_single_1",
+            "model": f"{place.folder / 'model'}",
+            "num_tokens": "400",
+            "questions_per_text": "2",
+            "haystack": f"{place.folder / 'pocket.txt'}",
+            "documents": f"{place.folder / 'articles.json'}",
+        },
         "Squad": {"path": f"{place.folder / 'articles.json'}"},
         "IFEval": {"path": f"{place.folder / 'instructed.jsonl'}"},
         "HeldOutConversations": {"path": f"{place.folder / 'recorded.parquet'}"},

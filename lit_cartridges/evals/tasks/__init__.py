@@ -3,8 +3,10 @@
 from lit_cartridges.evals.tasks.held_out import HeldOutConversations
 from lit_cartridges.evals.tasks.ifeval import IFEval
 from lit_cartridges.evals.tasks.longhealth import LongHealth, LongHealthCorpus
+from lit_cartridges.evals.tasks.mrcr import Mrcr, MrcrCorpus
 from lit_cartridges.evals.tasks.passkey import EnglishPasskey, PasskeyLanguage
 from lit_cartridges.evals.tasks.question_file import QuestionFile
+from lit_cartridges.evals.tasks.ruler import Ruler, RulerCorpus
 from lit_cartridges.evals.tasks.squad import Squad, SquadCorpus
 from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion, EvalTask
 from lit_cartridges.found_classes import found_classes
@@ -18,8 +20,12 @@ __all__ = [
     "IFEval",
     "LongHealth",
     "LongHealthCorpus",
+    "Mrcr",
+    "MrcrCorpus",
     "PasskeyLanguage",
     "QuestionFile",
+    "Ruler",
+    "RulerCorpus",
     "Squad",
     "SquadCorpus",
 ]

@@ -28,6 +28,7 @@ class EvalQuestion:
             task grades by other means and has no such answer.
         choices: the options' texts, A first; empty unless the question is a multiple choice.
         values: what a right reply states, where the task grades by that.
+        lead: what the reply is opened with: it is not generated, and the answer stands behind it.
         recorded: the answer as a teacher wrote it, with token ids and log-probabilities: what is scored is then this, and
             how far a system is from that teacher. All questions of a task have one, or none has.
     """
@@ -36,6 +37,7 @@ class EvalQuestion:
     answer: str | None
     choices: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
+    lead: str = ""
     recorded: Message | None = None
 
 
