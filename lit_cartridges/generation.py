@@ -82,6 +82,13 @@ def greedy(stop_token_ids: Sequence[int], max_new_tokens: int) -> GenerationConf
     )
 
 
+def sampled(stop_token_ids: Sequence[int], max_new_tokens: int, temperature: float) -> GenerationConfig:
+    """Decoding that draws from the whole distribution at ``temperature``, which is above 0."""
+    config = greedy(stop_token_ids, max_new_tokens)
+    config.update(do_sample=True, temperature=temperature, top_k=0, top_p=1.0)
+    return config
+
+
 def pad_token_id(stop_token_ids: Sequence[int]) -> int:
     """What fills a batch beside its texts, and behind their ends; it is masked, so any token does."""
     return stop_token_ids[0] if stop_token_ids else 0

@@ -20,6 +20,8 @@ COMMANDS = (
     "perplexity",
     "passkey",
     "compare-inits",
+    "reproduce",
+    "leaderboard",
     "chat",
     "serve",
     "compose",
@@ -44,6 +46,10 @@ def run(name: str, args: list[str]) -> None:
         from lit_cartridges.cartridge_cli import CartridgeCLI
 
         CartridgeCLI.run_with([name, *args])
+    elif name == "reproduce":
+        from lit_cartridges.commands.reproduce import run_reproduce
+
+        run_reproduce(args)
     else:
         from lit_cartridges.command_line.functions import run_function
 

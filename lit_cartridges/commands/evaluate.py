@@ -16,7 +16,7 @@ from lit_cartridges.cascade.options import DEFAULT_CASCADE, CascadeOptions
 from lit_cartridges.commands.measuring import left_out_where_too_long, require_sizes
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
-from lit_cartridges.errors import called
+from lit_cartridges.errors import SettingError, called
 from lit_cartridges.evals.asked import reserve_tokens
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.result import EvalResult
@@ -43,6 +43,8 @@ from lit_cartridges.settings import (
     DTypeName,
     PositiveInt,
     ReadCorpus,
+    Seed,
+    Temperature,
     WriteJsonName,
     checked,
 )
@@ -65,6 +67,9 @@ def evaluate_command(
     num_questions: PositiveInt | None = None,
     batch_size: Count = 64,
     max_new_tokens: PositiveInt = 64,
+    temperature: Temperature = 0.0,
+    samples: Count = 1,
+    seed: Seed = 0,
     max_context_tokens: PositiveInt | None = None,
     cascade: CascadeOptions = DEFAULT_CASCADE,
     system_template: ChunkTemplate = "{chunk}",
@@ -94,6 +99,9 @@ def evaluate_command(
         num_questions: ask so many, at even distances; all by default.
         batch_size: questions answered together.
         max_new_tokens: length at which a reply is cut.
+        temperature: of replies; 0 takes the likeliest token.
+        samples: replies per question, at a temperature above 0; a question then counts as its share of right ones.
+        seed: of sampled replies.
         max_context_tokens: positions that icl and truncated_icl may use, if fewer than the model has.
         cascade: the size of the cache of cascade, and of streaming_llm, which has one sub-cache in any case.
         system_template: the system message in which the baselines show the corpus, as ``{chunk}``.
@@ -124,6 +132,8 @@ def evaluate_command(
         raise EvalError(f"systems={list(systems)}: {needing[0]} needs the corpus; set corpus")
     if compose and len(cartridges) < 2:
         raise EvalError(f"compose=true needs at least 2 cartridges, got {len(cartridges)}")
+    if samples > 1 and not temperature:
+        raise SettingError("samples above 1 need a temperature above 0", samples=samples, temperature=0)
     folders = _folders(cartridges)
     if on_card and not all(path.is_dir() for path in folders.values()):
         raise EvalError(f"on_card=true needs folders, got cartridges={list(cartridges)}: download them first")
@@ -175,6 +185,9 @@ def evaluate_command(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         num_questions=num_questions,
+        temperature=temperature,
+        samples=samples,
+        seed=seed,
         progress=progress,
     )
     results = [ask(of_cartridge(title, cartridge, frozen)) for title, cartridge in loaded.items()]

@@ -1,6 +1,6 @@
 """Asks a system the questions of a task, and measures its answers.
 
-Data flow: questions → prompts behind one shared prefix → greedy replies, decoded a batch at a time → graded by the
+Data flow: questions → prompts behind one shared prefix → replies, greedy or sampled, a batch at a time → graded by the
 task; and the reference answers, teacher-forced → their log-likelihood, and for recorded ones the divergence from the
 teacher. The system decides how both are read; a prefix
 is read as training does (`Reading`), so a cartridge is scored as it was trained.
@@ -8,10 +8,13 @@ is read as training does (`Reading`), so a cartridge is scored as it was trained
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import accumulate
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -19,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from lit_cartridges.attention import reads_prefixes
 from lit_cartridges.conversations.renderer import ChatRenderer
@@ -29,9 +32,33 @@ from lit_cartridges.evals.result import EvalResult, Reply
 from lit_cartridges.evals.statistics import Mean
 from lit_cartridges.evals.systems.system import System
 from lit_cartridges.evals.tasks.task import EvalError, EvalTask
-from lit_cartridges.generation import greedy, left_padded, pad_token_id
+from lit_cartridges.generation import greedy, left_padded, pad_token_id, sampled
 from lit_cartridges.losses import LanguageHead, NextToken, Targets, TopKDistillation, chunked_loss
 from lit_cartridges.terminal import printable_line
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How a batch's replies are chosen; `seed` names the draw."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    seed: str = ""
+
+    def config(self, stops: Sequence[int]) -> GenerationConfig:
+        if not self.temperature:
+            return greedy(stops, self.max_new_tokens)
+        return sampled(stops, self.max_new_tokens, self.temperature)
+
+    @contextmanager
+    def drawing(self, device: torch.device) -> Iterator[None]:
+        """A body that draws from this seed, and leaves the process's random state as it was."""
+        if not self.temperature:
+            yield
+            return
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(random.Random(self.seed).getrandbits(63))
+            yield
 
 
 @torch.no_grad()
@@ -44,6 +71,9 @@ def evaluate(
     batch_size: int = 64,
     max_new_tokens: int = 64,
     num_questions: int | None = None,
+    temperature: float = 0.0,
+    samples: int = 1,
+    seed: int = 0,
     split: bool = False,
     progress: bool = False,
 ) -> EvalResult:
@@ -54,6 +84,10 @@ def evaluate(
         batch_size: questions decoded together.
         max_new_tokens: length at which a reply is cut.
         num_questions: ask so many, at even distances; None for all.
+        temperature: of replies; 0 takes the likeliest token.
+        samples: replies per question; accuracy is the mean over questions of their shares of right ones, and its error that of
+            this mean over questions.
+        seed: of sampled replies, with the question's place and the batch that it is in.
         split: share the questions among the processes of torch.distributed, which must all call this and all get the
             whole result. They then run the same number of forward calls, as a sharded model needs.
         progress: show a bar.
@@ -64,6 +98,10 @@ def evaluate(
     """
     if batch_size < 1 or max_new_tokens < 1:
         raise EvalError(f"batch_size={batch_size} and max_new_tokens={max_new_tokens} must be at least 1")
+    if samples < 1 or (samples > 1 and not temperature > 0):
+        raise EvalError(
+            f"samples={samples}, temperature={temperature}: give one sample, or more at a temperature above 0"
+        )
     questions = task.pick(num_questions)
     task.require_tokenizer(renderer.tokenizer, vocab_size=model.config.get_text_config().vocab_size)
     rank, world_size = _processes(split)
@@ -84,37 +122,47 @@ def evaluate(
         console = Console(stderr=True)
         told = escape(printable_line(system.name))
         for batch in track(batches, told, console=console, transient=True, disable=not progress):
-            replies, took = _replies(model, renderer, system, batch, max_new_tokens, in_step=world_size > 1)
+            drawn = []
+            for sample in range(samples):
+                decoding = Decoding(max_new_tokens, temperature, f"{seed} {batch[0].index} {sample}")
+                replies, took = _replies(model, renderer, system, batch, decoding, in_step=world_size > 1)
+                drawn.append(replies)
+                seconds.update(took, len(batch))
             scored: list[tuple[Tensor, Tensor | None]] = [(torch.empty(0), None)] * len(batch)
             if any(one.answer_ids for one in batch):
                 scored = answer_scores(model, system, batch)
-            seconds.update(took, len(batch))
-            for one, reply, (log_likelihoods, divergences) in zip(batch, replies, scored, strict=True):
+            for one, said, (log_likelihoods, divergences) in zip(
+                batch, zip(*drawn, strict=True), scored, strict=True
+            ):
                 if one.counted:
                     question = questions[one.index]
-                    is_right = bool(task.is_right(question, reply))
-                    right.update(torch.tensor([is_right], device=device))
+                    are_right = [bool(task.is_right(question, reply)) for reply in said]
+                    right.update(torch.tensor([fmean(are_right)], device=device))
                     likelihood.update(log_likelihoods.to(device))
                     if divergences is not None:
                         divergence.update(divergences.to(device))
                     found[one.index] = Reply(
                         prompt=question.prompt,
                         answer=question.answer or "",
-                        reply=reply,
-                        right=is_right,
+                        reply=said[0],
+                        right=are_right[0],
                         log_likelihood=log_likelihoods.mean().item() if len(log_likelihoods) else None,
                         teacher_divergence=None if divergences is None else divergences.mean().item(),
+                        others=said[1:],
+                        share_right=fmean(are_right) if samples > 1 else None,
                     )
     if world_size > 1:
         found = _gathered(found, world_size)
     replied = tuple(found[index] for index in sorted(found))
     figures = task.figures(questions, [one.reply for one in replied])
-    accuracy, standard_error = right.compute()
+    accuracy, standard_error = (figure.item() for figure in right.compute())
+    if samples > 1:
+        standard_error = Mean.of([reply.score for reply in replied]).standard_error or 0.0
     return EvalResult(
         system=system.name,
         task=task.describe(),
-        accuracy=accuracy.item(),
-        accuracy_standard_error=standard_error.item(),
+        accuracy=accuracy,
+        accuracy_standard_error=standard_error,
         answer_log_likelihood=likelihood.compute().item() if likelihood.tokens else None,
         seconds_per_answer=seconds.compute().item(),
         prefill_s=system.prefill_s,
@@ -133,18 +181,17 @@ def _replies(
     renderer: ChatRenderer,
     system: System,
     batch: Sequence[AskedQuestion],
-    max_new_tokens: int,
+    decoding: Decoding,
     *,
     in_step: bool,
 ) -> tuple[list[str], float]:
-    """Greedy replies, and the seconds that they took."""
+    """Replies, and the seconds that they took."""
     stops = renderer.stop_token_ids(model.generation_config)
     ids, mask = left_padded([one.prompt_ids for one in batch], pad_token_id(stops), model.device)
-    options = {"generation_config": greedy(stops, max_new_tokens)} | (
-        {"synced_gpus": True} if in_step else {}
-    )
+    options = {"generation_config": decoding.config(stops)} | ({"synced_gpus": True} if in_step else {})
     start = time.perf_counter()
-    sequences = system.generate(model, ids, mask, **options)
+    with decoding.drawing(model.device):
+        sequences = system.generate(model, ids, mask, **options)
     rows = sequences[:, ids.shape[1] :].cpu().numpy()  # waits for the device
     took = time.perf_counter() - start
     stopped = np.isin(rows, stops)

@@ -15,6 +15,7 @@ class Reply:
     """One question's outcome; `log_likelihood` and `teacher_divergence` are those of the reference answer, in nats per token.
 
     Where there is no reference answer it is empty, and the log-likelihood None.
+    Where several replies were sampled, `reply` and `right` are the first's, and `share_right` is the share of right ones.
     """
 
     prompt: str
@@ -23,6 +24,13 @@ class Reply:
     right: bool
     log_likelihood: float | None
     teacher_divergence: float | None = None
+    others: tuple[str, ...] = ()
+    share_right: float | None = None
+
+    @property
+    def score(self) -> float:
+        """Of all of the question's replies, 0 to 1."""
+        return float(self.right) if self.share_right is None else self.share_right
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,30 @@ class Mean:
         return cls(fmean(known) if known else None, error)
 
 
+def clustered(
+    values: Sequence[float],
+    *,
+    weights: Sequence[float] | None = None,
+    clusters: Sequence[str] | None = None,
+) -> Mean:
+    """Mean of the questions' values, and its standard error over clusters of them, each question its own by default.
+
+    Samples of one question are averaged before. With weights it is the ratio of two sums, with the linearised error of that.
+    """
+    if not values:
+        return Mean(None, None)
+    shares = [1.0] * len(values) if weights is None else weights
+    total = sum(shares)
+    mean = sum(share * value for share, value in zip(shares, values, strict=True)) / total
+    apart: dict[object, float] = {}
+    for place, (share, value) in enumerate(zip(shares, values, strict=True)):
+        key: object = place if clusters is None else clusters[place]
+        apart[key] = apart.get(key, 0.0) + share * (value - mean) / total
+    count = len(apart)
+    error = sqrt(count / (count - 1) * sum(x * x for x in apart.values())) if count > 1 else None
+    return Mean(mean, error)
+
+
 def share_error(share: Number, asked: Number) -> Number:
     """sqrt(p (1 - p) / n), the binomial standard error of a share of ``asked`` replies."""
     error: Number = (share * (1 - share) / asked) ** 0.5

@@ -128,6 +128,7 @@ def _reason(error: Exception) -> str:
 
 ReadModelFolder = Annotated[str, Existing("folder", "config.json")]
 ReadPath = Annotated[Path, Existing()]
+ReadFolder = Annotated[Path, Existing("folder")]
 ReadCorpus = Annotated[Path, Existing(home=True, hub=True)]
 ReadFile = Annotated[Path, Existing("file")]
 ReadFileName = Annotated[str, Existing("file")]

@@ -17,7 +17,11 @@ from lit_cartridges.commands import COMMANDS as OTHERS
 from lit_cartridges.commands import TRAINER_COMMANDS
 from tests.commands.walk import Place, class_options, command_line, option_names, run, some
 
-COMMANDS = [name for name in (*TRAINER_COMMANDS, *OTHERS) if name not in ("recipes", "slurm", "completion")]
+COMMANDS = [
+    name
+    for name in (*TRAINER_COMMANDS, *OTHERS)
+    if name not in ("recipes", "slurm", "completion", "leaderboard")
+]
 _LONGEST_S = 20.0  # of a refusal, on a busy machine; most take a tenth of a second
 
 _ANY_WORDS = "a word|negative|zero|not a number|infinite|huge|a fraction|a missing file|a folder|not writable"
@@ -40,11 +44,13 @@ RIGHT = {
     r"--(model\.)?(token|revision|api_key|served_name)": _ANY_TEXT,
     r"serve --(port|host)": "zero",  # a free port, and every address of this machine
     r"serve --(drain_s|max_cartridge_gb|gpu_memory_utilization|start_timeout_s)": "a fraction",
+    r"reproduce --fit": _ANY_TEXT,  # which fit looks at, and nothing is trained here
+    r"reproduce --num_tokens": "an empty list",
     # Lists that may be empty.
     r"--(trainer\.(logger|callbacks|plugins)|cartridges|allow_origins|data\.source\.teacher\.options)": "an empty list",
     r"serve --(corpora|vllm_options)": "an empty list",
     # Numbers that may be 0, shares, or both.
-    r"--seed_everything|--(model|data|task)\.(question_)?seed|--task\.index|demo --seed": "zero",
+    r"--seed_everything|--(model|data|task)\.(question_)?seed|--task\.index|(demo|evaluate|reproduce) --seed": "zero",
     r"--trainer\.(fast_dev_run|min_epochs|min_steps|overfit_batches|num_sanity_val_steps|log_every_n_steps)": "zero",
     r"--trainer\.reload_dataloaders_every_n_epochs|--model\.(num_frozen_tokens|warmup_steps)": "zero",
     r"--(cascade|model\.init|data\.source\.teacher\.cascade|trainer\.callbacks\.cascade)\.sink_tokens": "zero",

@@ -22,13 +22,16 @@ from lit_cartridges.cartridge_cli import trainer_parser
 from lit_cartridges.cli import main
 from lit_cartridges.command_line.functions import function_parser
 from lit_cartridges.commands import TRAINER_COMMANDS, load_command
+from lit_cartridges.commands.reproduce import table_command
 from lit_cartridges.pocket.world import World
+from lit_cartridges.reproductions.tables import TABLES
 from tests.teachers.engine_program import engine_environment
 from tests.tiny_run import save_corpus, save_model, save_recording
 
 # What a command ends with that has found nothing wrong, and of a file of weights that is none, what reading it says.
 _REACHED = {"demo": "that the pocket language does not know", "compare-inits": "--options.Nope.std"}
 _MODEL_REACHED = "its file model.safetensors is truncated or damaged"
+TABLE = "longhealth"  # of reproduce: the one whose options are walked
 _NOT_SETTINGS = {"help", "config", "print_config", "print_shtab", "version", "subcommand"}
 
 
@@ -107,6 +110,15 @@ class Place:
             "compare-inits": {"--folder": f"{self.folder / 'compared'}", "--options.Nope.std": "1"},
             "report": {"--out": f"{self.folder / 'page.html'}"},
             "demo": {"--folder": f"{self.folder / 'demo'}", "--corpus": corpus},
+            "reproduce": {
+                "--path": f"{self.folder / 'patients.json'}",
+                "--patients": "[patient_01]",
+                "--model": model,
+                "--num_tokens": "[]",
+                "--samples": "1",
+                "--folder": f"{self.folder / 'reproduced'}",
+                "--device": "cpu",
+            },
             "compose": {"--output": f"{self.folder / 'both'}"},
             "convert": {"--to": "peft"},
             "serve": {"--port": "0"},
@@ -279,6 +291,7 @@ def command_line(
     base.pop(flag, None)
     rest = [f"{place.folder / 'cartridge'}"] if command in ("chat", "compose", "convert") else []
     rest += [f"{place.folder / 'out'}"] if command == "convert" else []
+    rest += [TABLE] if command == "reproduce" else []
     rest += (
         [f"{place.folder}"] if command in ("report", "serve") else []
     )  # which holds a cartridge, as a run's folder does
@@ -297,6 +310,8 @@ def is_named(flag: str, told: str) -> bool:
 
 
 def _parser(command: str) -> Any:
+    if command == "reproduce":
+        return function_parser(table_command(TABLES[TABLE]), prog=command)
     if command not in TRAINER_COMMANDS:
         return function_parser(load_command(command), prog=command)
     return trainer_parser(command)

@@ -222,3 +222,26 @@ def test_two_processes_find_what_one_finds(llama, tmp_path):
         assert result["accuracy"] == alone.accuracy and result["num_questions"] == 7
     assert found[0]["seconds_per_answer"] == found[1]["seconds_per_answer"]
     assert found[0]["calls"] == found[1]["calls"] > 0, "all processes make the same number of forward calls"
+
+
+def test_samples_are_averaged_within_a_question(llama):
+    """Right is a reply of one certain first word: its share over many samples is the model's probability of it."""
+    renderer, context = word_renderer(), corpus_ids()
+    task, system = Answered([("w3 w4", "w1")] * 2), icl(llama, renderer, context)
+    ids = renderer.context_ids(context) + renderer.prompt_ids([user("w3 w4")])
+    chances = (llama(torch.tensor([ids])).logits[0, -1] / 2.0).softmax(-1)
+    word = renderer.tokenizer.decode([int(chances[7:].argmax()) + 7])
+    task = Answered([("w3 w4", word)] * 2)
+    options = {"max_new_tokens": 1, "temperature": 2.0, "samples": 200}
+    before = torch.get_rng_state()
+    result = evaluate(llama, renderer, system, task, **options)
+    assert torch.equal(torch.get_rng_state(), before)
+    chance = float(chances[7:].max())
+    shares = [reply.share_right for reply in result.replies]
+    assert result.accuracy == pytest.approx(chance, abs=4 * math.sqrt(chance * (1 - chance) / 400))
+    assert result.accuracy == pytest.approx(sum(shares) / 2) and len(result.replies[0].others) == 199
+    assert result.accuracy_standard_error == pytest.approx(abs(shares[0] - shares[1]) / 2)
+    assert evaluate(llama, renderer, system, task, **options).replies == result.replies
+    assert evaluate(llama, renderer, system, task, seed=1, **options).replies != result.replies
+    with pytest.raises(EvalError, match="at a temperature above 0"):
+        evaluate(llama, renderer, system, task, samples=2)

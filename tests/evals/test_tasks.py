@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -188,6 +189,52 @@ def test_longhealth_asks_about_the_patients_of_its_corpus(tmp_path):
         "patient_01/text_0",
         "patient_02/text_0",
     ]
+
+
+def test_longhealth_as_cartridges_asks_it(tmp_path):
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps(benchmark()))
+    task = LongHealth(path=file, patients=["patient_01"], style="cartridges")
+    (question,) = task.questions()
+    assert "\n".join(OPTIONS) in question.prompt and "A)" not in question.prompt
+    assert "ID patient_01, Name: Ann" in question.prompt and "{{YOUR_THOUGHT_PROCESS}}" in question.prompt
+    assert question.answer == "<answer>\nRamipril\n</answer>" and question.group == "patient_01"
+    for reply, right in (
+        ("<think> Insulin? </think>\n<answer>\nramipril.\n</answer>", True),
+        ("<answer>The drug ramiprill</answer><answer>Insulin</answer>", True),
+        ("<answer>insulin</answer>", False),
+        ("It is Ramipril", False),
+    ):
+        assert task.is_right(question, reply) is right, reply
+    first = LongHealth(path=file, style="cartridges")
+    assert first.is_right(replace(question, values=("A",)), "no tags at all"), "without tags it is option A"
+
+
+def test_longhealth_as_attention_matching_asks_it(tmp_path):
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps(benchmark()))
+    task = LongHealth(path=file, patients=["patient_01"], style="attention_matching")
+    (question,) = task.questions()
+    assert "\nC. Ramipril\n" in question.prompt and "(A, B, C, D, or E)" in question.prompt
+    for reply, right in (
+        ("<think>A or B</think>\n\nThe answer is C", True),
+        ("<think>It is C", False),
+        ("A first line.\n\nC\n", True),
+        ("Answer: **C**", True),
+        ("Between B and C", True),
+        ("C, no: the correct option is B", False),
+        ("I do not know", False),
+        ("", False),
+    ):
+        assert task.is_right(question, reply) is right, reply
+
+
+def test_the_panel_holds_every_note(tmp_path):
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps(benchmark()))
+    text = LongHealthCorpus(path=file, layout="panel").text
+    assert text.startswith("Below is a panel of patient records.\n\n<patient-record-patient_01>\n")
+    assert text.count("panel of") == 1 and "<text_1>\nAnd went.\n</text_1>" in text
 
 
 @pytest.mark.parametrize("correct", ["C", "answer_c"])

@@ -29,6 +29,7 @@ class EvalQuestion:
         choices: the options' texts, A first; empty unless the question is a multiple choice.
         values: what a right reply states, where the task grades by that.
         lead: what the reply is opened with: it is not generated, and the answer stands behind it.
+        group: what it is about, where questions about one thing are alike: a patient, an article.
         recorded: the answer as a teacher wrote it, with token ids and log-probabilities: what is scored is then this, and
             how far a system is from that teacher. All questions of a task have one, or none has.
     """
@@ -38,6 +39,7 @@ class EvalQuestion:
     choices: tuple[str, ...] = ()
     values: tuple[str, ...] = ()
     lead: str = ""
+    group: str = ""
     recorded: Message | None = None
 
 
