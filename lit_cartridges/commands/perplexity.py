@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 from jsonargparse.typing import SecretStr
 
 from lit_cartridges.cascade.options import DEFAULT_CASCADE, CascadeOptions
 from lit_cartridges.commands.measuring import left_out_where_too_long, require_sizes, write_json
-from lit_cartridges.conversations.renderer import ChatRenderer
-from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
+from lit_cartridges.corpora.corpus import Corpus
 from lit_cartridges.evals.statistics import Mean, with_error
-from lit_cartridges.evals.streaming import StreamingResult, streaming_perplexity
+from lit_cartridges.evals.streaming import StreamingResult, streamed_documents, streaming_perplexity
 from lit_cartridges.evals.systems import (
     CASCADE,
     DENSE,
@@ -24,7 +22,6 @@ from lit_cartridges.evals.systems import (
     chosen,
 )
 from lit_cartridges.evals.table import aligned
-from lit_cartridges.evals.tasks.task import EvalError
 from lit_cartridges.models import hub_options, load_config, load_model, load_tokenizer
 from lit_cartridges.models.base_weights import plain_token
 from lit_cartridges.settings import (
@@ -37,7 +34,6 @@ from lit_cartridges.settings import (
     checked,
 )
 from lit_cartridges.settings.model_checks import DeviceMap, QuantizationConfig
-from lit_cartridges.text import text_ids
 
 
 @checked
@@ -98,7 +94,9 @@ def perplexity_command(
     }
     hub = hub_options(settings)
     require_sizes(kinds, load_config(model, **hub), Sizes(cascade=cascade))
-    documents = _documents(corpora, load_tokenizer(model, **hub), num_tokens, plain)
+    tokenizer = load_tokenizer(model, **hub)
+    found = streamed_documents(corpora, tokenizer, num_tokens=num_tokens, plain=plain)
+    documents = [ids for _, ids in found]
     frozen = load_model(model, **settings)
     results: list[StreamingResult] = []
     for system in systems:
@@ -113,27 +111,6 @@ def perplexity_command(
     if out is not None:
         write_json(out, {"model": model, "results": [result.as_dict() for result in results]})
     return results
-
-
-def _documents(
-    corpora: Sequence[Path | Corpus], tokenizer: Any, num_tokens: int | None, plain: bool
-) -> list[list[int]]:
-    """Token ids of each document behind what opens it."""
-    if plain:
-        opening = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
-    else:
-        opening = ChatRenderer(tokenizer).context_ids([])
-    documents = []
-    for corpus in corpora:
-        for document in open_corpus(corpus).documents():
-            ids = (opening + text_ids(tokenizer, document.text))[:num_tokens]
-            if len(ids) > 1:
-                documents.append(ids)
-    if not documents:
-        raise EvalError(
-            f"corpora={[str(c) for c in corpora]}: there is no text to score; give some documents"
-        )
-    return documents
 
 
 def _table(results: Sequence[StreamingResult]) -> str:

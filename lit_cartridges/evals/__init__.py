@@ -32,6 +32,7 @@ from lit_cartridges.evals.tasks import (
     RulerCorpus,
     Squad,
     SquadCorpus,
+    WordPasskey,
 )
 from lit_cartridges.found_classes import found_classes
 
@@ -58,6 +59,7 @@ __all__ = [
     "Squad",
     "SquadCorpus",
     "System",
+    "WordPasskey",
     "evaluate",
     "icl",
     "no_context",

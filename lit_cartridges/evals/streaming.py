@@ -9,13 +9,18 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from lit_cartridges.cascade.options import CascadeOptions
+from lit_cartridges.conversations.renderer import ChatRenderer
+from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
 from lit_cartridges.evals.systems import Sizes, StreamedKind, chosen
+from lit_cartridges.evals.tasks.task import EvalError
+from lit_cartridges.text import text_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +53,31 @@ class StreamingResult:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {**asdict(self), "perplexity": self.perplexity}
+
+
+def streamed_documents(
+    corpora: Sequence[Path | Corpus], tokenizer: Any, *, num_tokens: int | None = None, plain: bool = False
+) -> list[tuple[str, list[int]]]:
+    """Name and token ids of each document behind what opens it.
+
+    Args:
+        num_tokens: cut documents after so many.
+        plain: behind the tokenizer's first token alone; if not, as the system message of a chat, where there is a template.
+
+    Raises:
+        EvalError: none has a token to score.
+    """
+    if plain:
+        opening = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+    else:
+        opening = ChatRenderer(tokenizer).context_ids([])
+    found = (document for corpus in corpora for document in open_corpus(corpus).documents())
+    documents = [(one.name, (opening + text_ids(tokenizer, one.text))[:num_tokens]) for one in found]
+    if not any(len(ids) > 1 for _, ids in documents):
+        raise EvalError(
+            f"corpora={[str(c) for c in corpora]}: there is no text to score; give some documents"
+        )
+    return [(name, ids) for name, ids in documents if len(ids) > 1]
 
 
 def streaming_perplexity(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -15,6 +16,7 @@ from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.evals.passkey import EnglishPasskey, PasskeyCell, passkey_cell
 from lit_cartridges.evals.systems import ContextTooLong
 from lit_cartridges.evals.tasks.task import EvalError
+from lit_cartridges.evals.tasks.word_passkey import WordPasskey
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.pocket.passkey import PocketPasskey
 from lit_cartridges.pocket.pocket_text import read_corpus
@@ -138,3 +140,22 @@ def test_the_table_averages_over_depths():
         for depth, share in ((0.0, 1.0), (1.0, 0.5))
     ]
     assert passkey_table(cells).splitlines()[-1].split() == ["a", "9", "4", "0.750", "0.000", "1.00", "0.50"]
+
+
+def test_a_key_in_words_is_stated_twice_between_marks(tmp_path):
+    (tmp_path / "words").write_text("apple\npear\n")
+    language = WordPasskey(words=tmp_path / "words")
+    sample = language.sample(one_token_per_word(), num_tokens=300, depth=0.5, seed=3)
+    before, inside, after = re.split(r"===[A-Z ]*===", sample.text)
+    assert set(before.split()) == set(after.split()) == {"apple", "pear"}
+    lines = inside.strip().split("\n")
+    assert len(lines) == 2 and lines[0] == lines[1] and lines[0].count("".join(sample.key)) == 2
+    assert abs(len(before.split()) - len(after.split())) <= 16 and 280 < len(sample.text.split()) <= 300
+    assert language.digits(["It is 1 2-3, 4 5 6."]) == list("12345") and language.digits(["none"]) == []
+
+
+def test_a_key_in_words_needs_words(tmp_path):
+    (tmp_path / "words").write_text(" ")
+    with pytest.raises(EvalError, match="holds no word"):
+        WordPasskey(words=tmp_path / "words")
+    assert len(WordPasskey().words) > 1000

@@ -9,6 +9,7 @@ from lit_cartridges.evals.tasks.question_file import QuestionFile
 from lit_cartridges.evals.tasks.ruler import Ruler, RulerCorpus
 from lit_cartridges.evals.tasks.squad import Squad, SquadCorpus
 from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion, EvalTask
+from lit_cartridges.evals.tasks.word_passkey import WordPasskey
 from lit_cartridges.found_classes import found_classes
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "RulerCorpus",
     "Squad",
     "SquadCorpus",
+    "WordPasskey",
 ]
 
 globals().update(found_classes(__name__, EvalTask))  # every task of this folder, by its name
