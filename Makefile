@@ -26,9 +26,10 @@ STAMP := $(VENV)/.installed
 DEEPSPEED := $(VENV)/.installed-deepspeed
 VLLM := $(VENV)-vllm
 NEWEST := $(VENV)-newest
+KVPRESS := $(VENV)-kvpress
 INSTALLED := build/installed
 
-.PHONY: help install install-deepspeed install-vllm demo test test-thorough test-distributed test-faults test-gpu test-newest test-vllm install-slurm test-slurm install-smollm2 test-real fuzz lint format typecheck api help-texts bench bench-gpu clean
+.PHONY: help install install-deepspeed install-kvpress install-vllm demo test test-thorough test-distributed test-faults test-gpu test-newest test-vllm install-slurm test-slurm install-smollm2 test-real fuzz lint format typecheck api help-texts bench bench-gpu clean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -70,6 +71,15 @@ test-newest: $(STAMP) ## run the quick tests with the newest transformers, light
 	$(NEWEST)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@$(NEWEST)/bin/python -c 'from importlib.metadata import version as v; print(*(f"{n} {v(n)}" for n in ("transformers", "lightning", "jsonargparse")))'
 	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m 'not slow' $(PYTEST_ARGS)
+
+# kvpress wants a transformers below 5.3: an environment on top of .venv that holds it and what it asks for, and takes torch from there.
+$(KVPRESS): $(STAMP)
+	$(PY) -m venv --without-pip $(KVPRESS)
+	@$(PY) -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")), sep="\n")' \
+	  > "$$($(KVPRESS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
+	$(PY) -m pip --python $(KVPRESS)/bin/python install --quiet kvpress==0.5.5 'transformers==5.2.0'
+
+install-kvpress: $(KVPRESS) ## an environment with kvpress, the peer of benchmarks/kvpress_peer.py
 
 $(DEEPSPEED): $(STAMP)
 	$(PY) -m pip install --quiet -c $(VENV)/constraints.txt --no-build-isolation -e '.[deepspeed]'

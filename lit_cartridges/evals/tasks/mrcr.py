@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from lit_cartridges.evals.generators.similar_requests import SimilarRequests, ratio_after_mark, token_f1
 from lit_cartridges.evals.tasks.generated import GeneratedCorpus, GeneratedTask, haystack_sentences, made
 from lit_cartridges.evals.tasks.passkey import EnglishPasskey
+from lit_cartridges.evals.tasks.ruler import LengthTokens
 from lit_cartridges.evals.tasks.task import EvalQuestion
 from lit_cartridges.settings import NonNegativeInt, Range, ReadPath, Seed, checked
 
@@ -33,7 +34,7 @@ class Mrcr(GeneratedTask):
         self,
         *,
         model: str,
-        num_tokens: Annotated[int, Range(least=256, most=2**24)] = 4096,
+        num_tokens: LengthTokens = 4096,
         needles: Needles = 8,
         score_by: Literal["ratio", "token_f1"] = "ratio",
         seed: Seed = 0,
@@ -71,7 +72,7 @@ class MrcrCorpus(GeneratedCorpus):
         self,
         *,
         model: str,
-        num_tokens: Annotated[int, Range(least=256, most=2**24)] = 4096,
+        num_tokens: LengthTokens = 4096,
         needles: Needles = 8,
         score_by: Literal["ratio", "token_f1"] = "ratio",
         seed: Seed = 0,

@@ -24,6 +24,7 @@ from lit_cartridges.evals.tasks.squad import read_articles
 from lit_cartridges.evals.tasks.task import EvalQuestion
 from lit_cartridges.settings import NonNegativeInt, PositiveInt, Range, ReadFile, ReadPath, Seed, checked
 
+LengthTokens = Annotated[int, Range(least=64, most=2**24)]
 RulerTask = Literal[
     "niah_single_1",
     "niah_single_2",
@@ -60,7 +61,7 @@ class Ruler(GeneratedTask):
         *,
         kind: RulerTask,
         model: str,
-        num_tokens: Annotated[int, Range(least=64, most=2**24)] = 4096,
+        num_tokens: LengthTokens = 4096,
         seed: Seed = 0,
         index: NonNegativeInt = 0,
         questions_per_text: PositiveInt = 1,
@@ -109,7 +110,7 @@ class RulerCorpus(GeneratedCorpus):
         *,
         kind: RulerTask,
         model: str,
-        num_tokens: Annotated[int, Range(least=64, most=2**24)] = 4096,
+        num_tokens: LengthTokens = 4096,
         seed: Seed = 0,
         index: NonNegativeInt = 0,
         questions_per_text: PositiveInt = 1,
