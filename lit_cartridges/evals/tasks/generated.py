@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from lit_cartridges.corpora.open_corpus import open_corpus
 from lit_cartridges.errors import called
 from lit_cartridges.evals.generators.generator import Generator, Made, fitted
 from lit_cartridges.evals.generators.haystack import sentences
+from lit_cartridges.evals.statistics import Mean
 from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion, EvalTask
 from lit_cartridges.models import load_tokenizer
 from lit_cartridges.text import text_ids
@@ -44,6 +45,15 @@ class GeneratedTask(EvalTask):
     def is_right(self, question: EvalQuestion, reply: str) -> bool:
         """Whether the score is 1."""
         return self.score(question, reply) == 1
+
+    def figures(
+        self, questions: Sequence[EvalQuestion], replies: Sequence[str]
+    ) -> Mapping[str, tuple[float, float | None]]:
+        """The score, where a reply may be right in part."""
+        mean = Mean.of(
+            [self.score(question, reply) for question, reply in zip(questions, replies, strict=True)]
+        )
+        return {} if mean.mean is None else {"score": (mean.mean, mean.standard_error)}
 
     @property
     def max_new_tokens(self) -> int:
