@@ -39,7 +39,7 @@ class GeneratedTable(AskedReproduction):
         return self._made[self._column]
 
     def cells(self) -> Sequence[Cell]:
-        found = []
+        found: list[Cell] = []
         for column in self.columns:
             self._column = column
             found += super().cells()

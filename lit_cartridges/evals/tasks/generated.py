@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from math import sqrt
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from lit_cartridges.corpora.corpus import Corpus, Document
@@ -13,7 +15,6 @@ from lit_cartridges.corpora.open_corpus import open_corpus
 from lit_cartridges.errors import called
 from lit_cartridges.evals.generators.generator import Generator, Made, fitted
 from lit_cartridges.evals.generators.haystack import sentences
-from lit_cartridges.evals.statistics import Mean
 from lit_cartridges.evals.tasks.task import EvalError, EvalQuestion, EvalTask
 from lit_cartridges.models import load_tokenizer
 from lit_cartridges.text import text_ids
@@ -50,10 +51,9 @@ class GeneratedTask(EvalTask):
         self, questions: Sequence[EvalQuestion], replies: Sequence[str]
     ) -> Mapping[str, tuple[float, float | None]]:
         """The score, where a reply may be right in part."""
-        mean = Mean.of(
-            [self.score(question, reply) for question, reply in zip(questions, replies, strict=True)]
-        )
-        return {} if mean.mean is None else {"score": (mean.mean, mean.standard_error)}
+        scores = [self.score(question, reply) for question, reply in zip(questions, replies, strict=True)]
+        error = stdev(scores) / sqrt(len(scores)) if len(scores) > 1 else None
+        return {"score": (fmean(scores), error)}
 
     @property
     def max_new_tokens(self) -> int:
