@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ __all__ = ["figure", "pytest_collection_modifyitems", "pytest_configure", "pytes
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = ROOT / "recipes" / "smollm2_text.yaml"
 STEPS, STOP_AFTER = 200, 80
+SPENT: dict[str, tuple[float, float]] = {}
+"""Command, by its log -> wall-clock seconds and seconds of all cores."""
 
 
 @pytest.fixture(scope="session")
@@ -50,10 +53,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Run:
-    """``lit-cartridges`` in a process of its own; what it prints is kept in ``log``."""
+    """``lit-cartridges`` in a process of its own; what it prints is kept in ``log``, and what it cost in `SPENT`."""
 
     def __init__(self, log: Path, *args: str, said: str = "") -> None:
-        self.log = log
+        self.log, self.start = log, (time.perf_counter(), _children_cpu_s())
         with log.open("w") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "lit_cartridges.cli", *args],
@@ -72,7 +75,7 @@ class Run:
 
     def done(self, status: int = 0) -> str:
         """What it printed, once it has ended with this status."""
-        found = self.process.wait()
+        found = self._wait()
         assert found == status, f"status {found}\n{self.told()[-4000:]}"
         return self.told()
 
@@ -81,11 +84,23 @@ class Run:
         while not sign.exists() and self.process.poll() is None:
             time.sleep(0.2)
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait()
+        return self._wait()
+
+    def _wait(self) -> int:
+        status = self.process.wait()
+        wall, cpu = self.start
+        SPENT[self.log.stem] = (time.perf_counter() - wall, _children_cpu_s() - cpu)
+        return status
+
+
+def _children_cpu_s() -> float:
+    """Of all processes that have ended; one runs at a time."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def fit_arguments(corpus: Sequence[str], place: Path) -> list[str]:
-    """Two hundred steps of a small cartridge, on few short conversations."""
+    """Two hundred steps of a small cartridge, on few short conversations: one round of them is enough, and costs half of two."""
     settings = {
         "trainer.max_steps": STEPS,
         "trainer.default_root_dir": place,
@@ -93,7 +108,7 @@ def fit_arguments(corpus: Sequence[str], place: Path) -> list[str]:
         "model.num_tokens": 64,
         "data.source.conversations_per_group": 8,
         "data.groups_per_round": 4,
-        "data.uses": 10,
+        "data.uses": 12,
         "data.tokens_per_batch": 128,
     }
     return ["fit", f"--config={RECIPE}", *corpus, *(f"--{key}={value}" for key, value in settings.items())]

