@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import cascade_ablation, cascade_decode, cascade_kept, cascade_prefill
+from benchmarks import cascade_ablation, cascade_decode, cascade_kept, cascade_prefill, cascade_reuse
 from benchmarks._plots import crossing, loglog_slope
 from tests.benchmarks.test_scripts import _keep_threads, run  # noqa: F401  the fixture is used by being here
 
@@ -101,3 +102,18 @@ def test_the_crossing_is_where_the_lines_of_the_plot_meet():
     assert crossing(xs, ours, theirs) == pytest.approx(3000)
     assert crossing(xs, theirs, ours) is None, "ours is not the smaller at the end"
     assert crossing(xs, [x / 2 for x in theirs], theirs) is None, "ours is the smaller everywhere"
+
+
+def test_reuse_adds_up_to_the_whole_difference(tmp_path):
+    assert cascade_reuse.distances([5, 6, 5, 6, 7], 1).tolist() == [0, 2, 2, 0]
+    assert cascade_reuse.distances([5, 6, 5, 6, 7], 2).tolist() == [0, 0, 2, 0]
+    options = ("--documents", "2", "--folder", str(tmp_path / "kept"))
+    one, two = run(cascade_reuse, tmp_path, *options)["results"]
+    for document in range(2):
+        mine, theirs = (np.load(tmp_path / f"kept/{s}_32_{document}_256.npy") for s in cascade_reuse.SYSTEMS)
+        whole = (theirs - mine)[32 + 4 + 16 :].astype(float).mean()
+        for result in (one, two):
+            rows = [values[document] for values in result["groups"].values()]
+            assert sum(share for share, _, _ in rows) == pytest.approx(1)
+            assert sum(above for _, _, above in rows) == pytest.approx(whole, abs=1e-6)
+    assert run(cascade_reuse, tmp_path, *options)["results"] == [one, two]  # from what is kept

@@ -17,7 +17,8 @@ _WORDS_AT_ONCE = 16
 
 
 class WordPasskey(EnglishPasskey):
-    """Deviations: sentences are our own, and every text has words of its own rather than a place in one stream of a million.
+    """A number in random words, which is stated twice. Sentences are our own, and each text draws its words anew, where the paper
+    cuts all texts out of one stream of a million words.
 
     Args:
         words: a word a line, such as Debian's /usr/share/dict/words; those of the package wonderwords by default.
