@@ -39,7 +39,7 @@ def _extras() -> dict[str, str]:
     # Several, where building has left a folder of metadata beside the source.
     lines = [line for known in distributions(name="lit_cartridges") for line in known.requires or ()]
     for line in lines:
-        match = re.match(r"([\w-]+).*;.*extra == ['\"](\w+)['\"]", line)
+        match = re.match(r"([\w-]+).*;.*extra == ['\"]([\w-]+)['\"]", line)
         if match and match[2] not in _NOT_FOR_USERS:
             found.setdefault(match[1].replace("-", "_"), match[2])
     return found

@@ -37,15 +37,15 @@ def convert_command(
     trust_pickle: bool = False,
     drop_bias: bool = False,
 ) -> None:
-    """Turn a cartridge from one system's files into another's: ours, PEFT, HazyResearch, Tokasaurus.
+    """Turn a cartridge from one system's files into another's: ours, PEFT, HazyResearch, Tokasaurus; or llama.cpp's, one way.
 
     INPUT is recognised by its files: lit_cartridges by cartridge.safetensors, peft by adapter_config.json, tokasaurus by
     config.yaml and cartridge.pt, hazyresearch by the name cache*.pt. What OUTPUT's format has no place for is said, line by line.
 
     Args:
         input: folder or file to read, or a repository on the Hub.
-        output: folder to write, or file for hazyresearch.
-        to: format of OUTPUT: lit_cartridges, peft, tokasaurus or hazyresearch.
+        output: folder to write, or file for hazyresearch and llamacpp.
+        to: format of OUTPUT: lit_cartridges, peft, tokasaurus, hazyresearch or llamacpp (docs/llamacpp.md).
         from_: format of INPUT; by default the one that it looks like.
         base_model: model of the cartridge; its config is compared with the shapes in INPUT, and recorded.
         dtype: of the tensors in OUTPUT; by default what its system writes.

@@ -27,6 +27,7 @@ class CartridgeFormat(ABC):
         dtype: what the system itself writes, and what is written unless another dtype is asked for.
         holds: the fields of `Provenance` that have a place in the files.
         holds_biases: whether a per-key bias has a place in them.
+        reads: whether a cartridge can be made of the files.
     """
 
     name: ClassVar[str]
@@ -36,6 +37,7 @@ class CartridgeFormat(ABC):
     dtype: ClassVar[torch.dtype] = torch.float32
     holds: ClassVar[frozenset[str]] = frozenset()
     holds_biases: ClassVar[bool] = False
+    reads: ClassVar[bool] = True
 
     @abstractmethod
     def recognises(self, path: Path) -> bool:
@@ -49,7 +51,8 @@ class CartridgeFormat(ABC):
             trust_pickle: allow a pickle to be read, with the few classes that the format needs.
 
         Raises:
-            CartridgeFileError: truncated, of another kind, or a pickle that is not trusted or not to be trusted.
+            CartridgeFileError: truncated, of another kind, or a pickle that is not trusted or not to be trusted; or a
+                format that is written alone.
         """
 
     def write(

@@ -17,6 +17,9 @@ from lit_cartridges.formats import FORMATS, format_of, local_copy, named_format,
 from tests.formats.cartridges import drawn, prefilled, same_content, with_biases
 from tests.tiny_models import tiny_model
 
+# Those of which cartridges can be made again.
+READ = [name for name, known in FORMATS.items() if known.reads]
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
@@ -42,8 +45,8 @@ def convert(*arguments, ok=True, capsys=None):
     return capsys.readouterr() if capsys else None
 
 
-@pytest.mark.parametrize("to", list(FORMATS))
-@pytest.mark.parametrize("source", list(FORMATS))
+@pytest.mark.parametrize("to", READ)
+@pytest.mark.parametrize("source", READ)
 def test_every_format_becomes_every_other_exactly(source, to, tmp_path, capsys):
     cartridge = drawn(frozen=3, base_model="some/model")
     before, after = place(tmp_path / "a", source), place(tmp_path / "b", to)

@@ -331,5 +331,5 @@ _ASKED_FORMATS = ("lit_cartridges", "peft", "hazyresearch", "tokasaurus")
 KINDS += tuple(
     _cartridges(name, _other(name, f"of_{name}{known.suffix}"), name, forged={known.suffix: _BYTES})
     for name, known in FORMATS.items()
-    if name not in _ASKED_FORMATS
+    if known.reads and name not in _ASKED_FORMATS
 )

@@ -6,80 +6,15 @@ import copy
 import sys
 from pathlib import Path
 
-import gguf
 import pytest
 import torch
 from huggingface_hub import constants
-from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from lit_cartridges.models import ModelError, load_config, load_model, load_tokenizer, resolve
 from lit_cartridges.models.base_weights import base_of
+from tests.gguf_models import TEMPLATE, write_gguf
 from tests.tiny_models import tiny_model
-
-_TEMPLATE = "{% for m in messages %}{{ m['content'] }}<|endoftext|>{% endfor %}"
-_NAMES = {
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
-
-
-def write_gguf(path: Path, model: LlamaForCausalLM) -> Path:
-    """The model in fp32, with a tokenizer of single bytes, one pair and an end token, as llama.cpp's converter lays it out."""
-    config = model.config
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_vocab_size(config.vocab_size)
-    tokens = [*(chr(0x21 + i) for i in range(config.vocab_size - 2)), '!"', "<|endoftext|>"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.NORMAL] * (len(tokens) - 1) + [gguf.TokenType.CONTROL])
-    writer.add_token_merges(['! "'])
-    for add in (
-        writer.add_eos_token_id,
-        writer.add_bos_token_id,
-        writer.add_unk_token_id,
-        writer.add_pad_token_id,
-    ):
-        add(len(tokens) - 1)
-    writer.add_chat_template(_TEMPLATE)
-    writer.add_license("apache-2.0")
-    heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}
-    weights = model.state_dict()
-    for name, there in (("embed_tokens", "token_embd"), ("norm", "output_norm")):
-        writer.add_tensor(f"{there}.weight", weights[f"model.{name}.weight"].numpy())
-    writer.add_tensor("output.weight", weights["lm_head.weight"].numpy())
-    for layer in range(config.num_hidden_layers):
-        for ours, theirs in _NAMES.items():
-            weight = weights[f"model.layers.{layer}.{ours}.weight"]
-            if theirs in ("attn_q", "attn_k"):
-                weight = _interleaved(weight, heads[theirs[-1]])
-            writer.add_tensor(f"blk.{layer}.{theirs}.weight", weight.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def _interleaved(weight: Tensor, heads: int) -> Tensor:
-    """llama.cpp rotates neighbouring rows of a head, transformers its two halves."""
-    return weight.view(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape).contiguous()
 
 
 @pytest.fixture
@@ -109,7 +44,7 @@ def test_a_gguf_file_is_a_model_like_any_other(written, tmp_path, caplog):
 def test_its_tokenizer_and_template_come_along(written):
     folder, _ = written
     tokenizer = load_tokenizer(str(folder / "tiny.gguf"))
-    assert tokenizer.chat_template == _TEMPLATE and tokenizer.eos_token == "<|endoftext|>"
+    assert tokenizer.chat_template == TEMPLATE and tokenizer.eos_token == "<|endoftext|>"
     ids = tokenizer('!#!"').input_ids
     assert ids == [0, 2, len(tokenizer) - 2] and tokenizer.decode(ids) == '!#!"'
     assert load_config(str(folder)).vocab_size == len(tokenizer)
