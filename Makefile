@@ -24,12 +24,14 @@ BENCH ?= $(sort $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildca
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DEEPSPEED := $(VENV)/.installed-deepspeed
+LM_EVAL := $(VENV)/.installed-lm_eval
+LLAMACPP := $(VENV)/.installed-llamacpp
 VLLM := $(VENV)-vllm
 NEWEST := $(VENV)-newest
 KVPRESS := $(VENV)-kvpress
 INSTALLED := build/installed
 
-.PHONY: help install install-deepspeed install-kvpress install-vllm demo test test-thorough test-distributed test-faults test-gpu test-newest test-vllm install-slurm test-slurm install-smollm2 test-real fuzz lint format typecheck api help-texts bench bench-gpu clean
+.PHONY: help install install-deepspeed install-kvpress install-vllm demo test test-thorough test-distributed test-faults test-gpu test-newest test-vllm install-slurm test-slurm install-smollm2 test-real install-lm-eval test-lm-eval install-llamacpp test-llamacpp fuzz lint format typecheck api help-texts bench bench-gpu clean
 
 help: ## list the targets and their variables
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -128,6 +130,21 @@ install-vllm: $(VLLM)/.installed ## add vLLM for the CPU in an environment of it
 
 test-vllm: $(STAMP) $(VLLM)/.installed ## compare vLLM, as a teacher and serving cartridges, with what runs in process (PYTEST_ARGS)
 	OMP_NUM_THREADS=1 VLLM_PYTHON=$(abspath $(VLLM))/bin/python $(PY) -m pytest -p no:xdist -m vllm tests/vllm $(PYTEST_ARGS)
+
+# In isolation: what builds llama.cpp is not in .venv.
+$(LM_EVAL) $(LLAMACPP): $(VENV)/.installed-%: $(STAMP)
+	$(PY) -m pip install --quiet -c $(VENV)/constraints.txt -e '.[$*]'
+	@touch $@
+
+install-lm-eval: $(LM_EVAL) ## add lm-evaluation-harness to .venv
+
+test-lm-eval: $(LM_EVAL) ## ask lm-evaluation-harness for what our own evaluation measures (PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -p no:xdist -m lm_eval tests/lm_eval $(PYTEST_ARGS)
+
+install-llamacpp: $(LLAMACPP) ## compile llama.cpp into .venv
+
+test-llamacpp: $(LLAMACPP) ## let llama.cpp read cartridges, and compare its replies (PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -p no:xdist -m llamacpp tests/llamacpp $(PYTEST_ARGS)
 
 lint: $(STAMP) ## check style, formatting, types, and that every file gets installed
 	$(VENV)/bin/ruff check .

@@ -11,6 +11,8 @@ TIERS = {
     "distributed": "two gloo processes on the CPU, under DDP and DeepSpeed; `make test-distributed` runs these",
     "slurm": "a SLURM cluster of two nodes on this machine; `make test-slurm` runs these",
     "real": "a real small model and a real text on the CPU; `make test-real` runs these",
+    "lm_eval": "lm-evaluation-harness; `make test-lm-eval` runs these",
+    "llamacpp": "llama.cpp; `make test-llamacpp` runs these",
     "vllm": "vLLM servers on the CPU; `make test-vllm` runs these",
 }
 
