@@ -32,8 +32,8 @@ OPTIONS = {
 by_name = pytest.mark.parametrize("job", JOBS, ids=lambda path: path.stem)
 
 
-def test_there_are_three():
-    assert [job.stem for job in JOBS] == ["sweep", "train", "train_with_teacher"]
+def test_there_are_four():
+    assert [job.stem for job in JOBS] == ["serve", "sweep", "train", "train_with_teacher"]
 
 
 @pytest.mark.parametrize("file", [*JOBS, SHARED], ids=lambda path: path.name)
@@ -80,7 +80,7 @@ def test_every_variable_may_be_left_out_and_is_explained(job):
         line for file in (SHARED, job) for line in file.read_text().splitlines() if not line.startswith("#")
     )
     used = set(re.findall(r"\$\{?([A-Z][A-Z_0-9]+)", text)) - {"PATH", "MASTER_ADDR"}
-    assert {"VENV", "RUN"} <= used
+    assert {"VENV", "PORT" if job.stem == "serve" else "RUN"} <= used
     for name in used:
         if name.startswith("SLURM_"):
             continue
@@ -105,7 +105,7 @@ def test_the_command_lists_the_jobs_and_says_where_one_is(capsys):
     with pytest.raises(SystemExit) as end:
         main(["slurm", "trian"])
     assert end.value.code == 2
-    assert "there is no job 'trian'; choose one of sweep, train" in capsys.readouterr().err
+    assert "there is no job 'trian'; choose one of serve, sweep, train" in capsys.readouterr().err
 
 
 def test_lightning_does_not_requeue_a_job_too(monkeypatch, tmp_path):
