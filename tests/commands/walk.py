@@ -25,6 +25,8 @@ from lit_cartridges.commands import TRAINER_COMMANDS, load_command
 from lit_cartridges.commands.reproduce import table_command
 from lit_cartridges.pocket.world import World
 from lit_cartridges.reproductions.tables import TABLES
+from tests.evals.test_quality_and_qasper import quality_file
+from tests.evals.test_translation import kalamang_files, mtob_files
 from tests.teachers.engine_program import engine_environment
 from tests.tiny_run import save_corpus, save_model, save_recording
 
@@ -63,6 +65,9 @@ class Place:
         (folder / "instructed.jsonl").write_text(json.dumps(instructed))
         (folder / "pocket.txt").write_text(World(1).corpus(100).text)
         save_recording(folder / "recorded.parquet")
+        kalamang_files(folder / "kalamang")
+        mtob_files(folder / "mtob")
+        quality_file(folder / "quality.jsonl")
         tensors = [[torch.zeros(2, 8, 8)] * 2 for _ in range(2)]
         known = Provenance(base_model=str(folder / "model"))
         Cartridge(*tensors, num_frozen_tokens=1, provenance=known).save_pretrained(folder / "cartridge")
@@ -204,8 +209,12 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
     from lit_cartridges.evals import (
         HeldOutConversations,
         IFEval,
+        Kalamang,
         LongHealth,
         Mrcr,
+        Mtob,
+        Qasper,
+        Quality,
         QuestionFile,
         Ruler,
         Squad,
@@ -233,6 +242,10 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
                     Ruler,
                     Squad,
                     IFEval,
+                    Kalamang,
+                    Mtob,
+                    Qasper,
+                    Quality,
                     HeldOutConversations,
                     PocketQuestions,
                     TextQuestions,
@@ -248,6 +261,13 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
         "PocketQuestions": {"seed": "1", "num_tokens": "200"},
         "QuestionFile": {"path": f"{place.folder / 'questions.jsonl'}"},
         "LongHealth": {"path": f"{place.folder / 'patients.json'}"},
+        "Kalamang": {
+            "grammar": f"{place.folder / 'kalamang' / 'grammar'}",
+            "examples": f"{place.folder / 'kalamang' / 'examples.csv'}",
+        },
+        "Mtob": {"path": f"{place.folder / 'mtob'}"},
+        "Qasper": {"path": f"{place.folder / 'questions.jsonl'}"},
+        "Quality": {"path": f"{place.folder / 'quality.jsonl'}"},
         "Mrcr": {"model": f"{place.folder / 'model'}", "num_tokens": "4000"},
         "Ruler": {
             "kind": "niah_single_1",

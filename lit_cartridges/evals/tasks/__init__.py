@@ -2,9 +2,13 @@
 
 from lit_cartridges.evals.tasks.held_out import HeldOutConversations
 from lit_cartridges.evals.tasks.ifeval import IFEval
+from lit_cartridges.evals.tasks.kalamang import Kalamang, KalamangCorpus
 from lit_cartridges.evals.tasks.longhealth import LongHealth, LongHealthCorpus
 from lit_cartridges.evals.tasks.mrcr import Mrcr, MrcrCorpus
+from lit_cartridges.evals.tasks.mtob import Mtob, MtobCorpus
 from lit_cartridges.evals.tasks.passkey import EnglishPasskey, PasskeyLanguage
+from lit_cartridges.evals.tasks.qasper import Qasper, QasperCorpus
+from lit_cartridges.evals.tasks.quality import Quality, QualityCorpus
 from lit_cartridges.evals.tasks.question_file import QuestionFile
 from lit_cartridges.evals.tasks.ruler import Ruler, RulerCorpus
 from lit_cartridges.evals.tasks.squad import Squad, SquadCorpus
@@ -19,11 +23,19 @@ __all__ = [
     "EvalTask",
     "HeldOutConversations",
     "IFEval",
+    "Kalamang",
+    "KalamangCorpus",
     "LongHealth",
     "LongHealthCorpus",
     "Mrcr",
     "MrcrCorpus",
+    "Mtob",
+    "MtobCorpus",
     "PasskeyLanguage",
+    "Qasper",
+    "QasperCorpus",
+    "Quality",
+    "QualityCorpus",
     "QuestionFile",
     "Ruler",
     "RulerCorpus",
