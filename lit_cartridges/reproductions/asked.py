@@ -84,6 +84,7 @@ class AskedReproduction(Reproduction):
         num_questions: ask so many of each part, at even distances; all by default.
         samples, temperature: of the replies; 0 takes the likeliest token.
         max_new_tokens: length at which a reply is cut.
+        enable_thinking: let models that can think do so.
         batch_size: questions answered together.
         seed: of trainings and replies.
         dtype: of the model.
@@ -106,6 +107,7 @@ class AskedReproduction(Reproduction):
         samples: Count = 1,
         temperature: Temperature = 0.0,
         max_new_tokens: PositiveInt = 64,
+        enable_thinking: bool = False,
         batch_size: Count = 16,
         seed: Seed = 0,
         dtype: DTypeName = "auto",
@@ -134,6 +136,7 @@ class AskedReproduction(Reproduction):
             "batch_size": batch_size,
             "seed": seed,
         }
+        self.enable_thinking = enable_thinking
         self._read: tuple[tuple[str, str], System, float] | None = None
 
     @abstractmethod
@@ -174,7 +177,10 @@ class AskedReproduction(Reproduction):
         for part in parts:
             task = part.tasks[cell.column]
             questions = task.pick(self.num_questions)
-            system, seconds = self._system(cell, part, questions)
+            waiting = time.perf_counter()
+            system, seconds = self._system(cell, part)
+            if seconds:  # as long as it took, now or before
+                start += time.perf_counter() - waiting
             training_s += seconds
             found = evaluate(
                 self.model,
@@ -202,11 +208,11 @@ class AskedReproduction(Reproduction):
             num_kv_tokens=round(fmean(one.num_kv_tokens for one in results)),
             kv_bytes=round(fmean(one.kv_bytes for one in results)),
             facts=facts,
-            seconds=time.perf_counter() - start,
+            seconds=time.perf_counter() - start + training_s,
             **self.together(values, results),
         )
 
-    def _system(self, cell: Cell, part: Part, questions: Sequence[EvalQuestion]) -> tuple[System, float]:
+    def _system(self, cell: Cell, part: Part) -> tuple[System, float]:
         """What stands in front of the questions, kept for the row's other columns, and the seconds of its training."""
         key = (cell.row, part.name)
         if self._read is None or self._read[0] != key:
@@ -218,7 +224,8 @@ class AskedReproduction(Reproduction):
                 system = of_cartridge(cell.row, cartridge, self.model)
             else:
                 corpus_ids = part.corpus(**part.corpus_options).token_ids(self.renderer.tokenizer)
-                reserve = reserve_tokens(self.renderer, questions, self.max_new_tokens)
+                asked = [one for task in part.tasks.values() for one in task.pick(self.num_questions)]
+                reserve = reserve_tokens(self.renderer, asked, self.max_new_tokens)
                 sizes = Sizes(reserve_tokens=reserve, max_context_tokens=self.max_context_tokens)
                 given = SystemInput(
                     model=self.model, renderer=self.renderer, corpus_ids=corpus_ids, sizes=sizes
@@ -260,4 +267,8 @@ class AskedReproduction(Reproduction):
 
     @cached_property
     def renderer(self) -> ChatRenderer:
-        return ChatRenderer(load_tokenizer(self.model_name), system_template=self.system_template)
+        return ChatRenderer(
+            load_tokenizer(self.model_name),
+            system_template=self.system_template,
+            enable_thinking=self.enable_thinking,
+        )

@@ -106,7 +106,7 @@ def _results(folder: Path) -> tuple[dict[str, Result], list[str]]:
     refused = []
     for path in paths:
         place = path.relative_to(folder)
-        run = place.parent.as_posix() if place.name == RESULT and len(place.parts) > 1 else place.stem
+        run = place.parent.as_posix() if place.name == RESULT and len(place.parts) > 1 else place.name
         try:
             found[run] = Result.read(path)
         except ResultFileError as error:

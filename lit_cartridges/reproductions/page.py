@@ -25,7 +25,7 @@ def rows_of(result: Result, form: str) -> list[list[str]]:
         columns += [(column, False)] if any(column == own for _, own in ours) else []
         columns += [(column, True)] if any(column == own for _, own in theirs) else []
     rows = [["", *(PAPER + name if papers else name for name, papers in columns), "KV positions", "KV bytes"]]
-    rows[0] += ["questions", "s"]
+    rows[0] += ["questions", "s per cell"]
     for name in names:
         cells = [name]
         for column, papers in columns:
@@ -80,5 +80,5 @@ def _sizes(figures: Sequence[Figure]) -> list[str]:
     positions = dict.fromkeys(f"{x.num_kv_tokens:,}" for x in figures if x.num_kv_tokens is not None)
     held = dict.fromkeys(bytes_text(x.kv_bytes) for x in figures if x.kv_bytes is not None)
     asked = dict.fromkeys(f"{x.num_questions:,}" for x in figures)
-    seconds = f"{sum(x.seconds for x in figures):,.0f}" if figures else ""
+    seconds = f"{max(x.seconds for x in figures):,.0f}" if figures else ""
     return [*(", ".join(x) for x in (positions, held, asked)), seconds]

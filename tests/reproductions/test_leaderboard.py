@@ -33,7 +33,7 @@ def test_the_front_is_what_no_other_beats(folder, capsys):
     told = capsys.readouterr().out
     assert "small: left" in told and "left out" not in told
     board = next(one for one in leaderboard(folder)[0] if one.title == "small: left")
-    assert board.front == ("bo: one", "extra: <b>bold</b>"), "ann has more bytes than bo and is worse"
+    assert board.front == ("bo: one", "extra.json: <b>bold</b>"), "ann has more bytes than bo and is worse"
     assert [one.figure.mean for one in board.entries] == [0.95, 0.9, 0.5, 0.5, 0.5, 0.5]
     for name in ("leaderboard.md", "leaderboard.svg"):
         assert "&lt;b&gt;" in (text := (folder / name).read_text()) and "<b>" not in text

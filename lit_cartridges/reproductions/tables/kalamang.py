@@ -75,7 +75,7 @@ class KalamangTable(TranslationReproduction):
             KE: Kalamang(grammar=grammar, examples=examples, direction="ke"),
             EK: Kalamang(grammar=grammar, examples=examples, direction="ek"),
         }
-        self.corpus_options = {
+        self.corpus_options: dict[str, Any] = {
             "path": str(grammar),
             "examples": str(examples),
             "chapters": None if chapters is None else list(chapters),

@@ -80,7 +80,7 @@ class LongHealthTable(AskedReproduction):
         super().__init__(**more)
         chosen = None if patients is None else list(patients)
         self.task = LongHealth(path=path, patients=chosen, style=style)
-        self.corpus_options = {"path": str(path), "patients": chosen, "layout": "panel"}
+        self.corpus_options: dict[str, Any] = {"path": str(path), "patients": chosen, "layout": "panel"}
         if (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != SHA256:
             told = f"The file's sha256 is {digest}, not {SHA256}, which benchmark_v5.json is said to have."
             self.notes = (told, *self.notes)

@@ -57,7 +57,7 @@ class MtobTable(TranslationReproduction):
     def __init__(self, *, path: ReadFolder, book: Book = "latex", **more: Any) -> None:
         super().__init__(**more)
         self.tasks = {KE: Mtob(path=path, direction="ke"), EK: Mtob(path=path, direction="ek")}
-        self.corpus_options = {"path": str(path), "book": book}
+        self.corpus_options: dict[str, Any] = {"path": str(path), "book": book}
         MtobCorpus(**self.corpus_options)  # refused now
 
     def parts(self) -> Sequence[Part]:

@@ -55,7 +55,7 @@ class QasperTable(AskedReproduction):
     ) -> None:
         super().__init__(**more)
         self.task = Qasper(path=questions)
-        self.corpus_options = {"path": str(papers_file), "papers": list(papers)}
+        self.corpus_options: dict[str, Any] = {"path": str(papers_file), "papers": list(papers)}
         QasperCorpus(**self.corpus_options)  # refused now
 
     def parts(self) -> Sequence[Part]:

@@ -44,6 +44,7 @@ class QualityTable(AskedReproduction):
         "recipe": "qwen3_4b_text.yaml",
         "num_tokens": (128,),
         "max_new_tokens": 2048,
+        "enable_thinking": True,
     }
     quick: ClassVar[dict[str, Any]] = {
         "model": SMOLLM2,
