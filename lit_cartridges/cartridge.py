@@ -25,6 +25,7 @@ from lit_cartridges.models.readable import unwrapped
 
 if TYPE_CHECKING:
     from lit_cartridges.attached import AttachedCartridge
+    from lit_cartridges.routing.router import Router
 
 from lit_cartridges.cartridge_files.folder import load_cartridge, push_cartridge, save_cartridge
 from lit_cartridges.errors import SettingError
@@ -178,12 +179,20 @@ class Cartridge(nn.Module):
             return None
         return _joined(self.frozen_biases, self.trainable_biases, dtype=dtype, device=device)
 
-    def attach(self, model: Any, tokenizer: Any, **renderer_options: Any) -> AttachedCartridge:
+    def attach(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        router: Router | Sequence[Router | None] | None = None,
+        **renderer_options: Any,
+    ) -> AttachedCartridge:
         """``model`` with this cartridge in front: ``.chat("…")``, ``.generate(…)``, ``.pipeline()``.
 
         Args:
             model: a causal LM of transformers, bare or wrapped (torch.compile, PEFT, data-parallel).
             tokenizer: the model's, whose chat template is used.
+            router: answers what is not about the corpus without the cartridge (`lit_cartridges.routing.load_router`).
             renderer_options: ``enable_thinking`` and ``template_options`` of the template (see `ChatRenderer`).
 
         Raises:
@@ -191,7 +200,7 @@ class Cartridge(nn.Module):
         """
         from lit_cartridges.attached import AttachedCartridge
 
-        return AttachedCartridge(self, model, tokenizer, **renderer_options)
+        return AttachedCartridge(self, model, tokenizer, router=router, **renderer_options)
 
     def as_cache(
         self, model: Any = None, batch_size: int = 1, *, dtype: torch.dtype | None = None

@@ -22,6 +22,7 @@ COMMANDS = (
     "compare-inits",
     "reproduce",
     "leaderboard",
+    "router",
     "chat",
     "serve",
     "compose",

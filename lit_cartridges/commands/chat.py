@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Literal
 
 from jsonargparse.typing import SecretStr
 
@@ -18,6 +19,7 @@ def chat_command(
     model: str | None = None,
     max_new_tokens: PositiveInt = 512,
     temperature: Temperature = 0.0,
+    router: Literal["auto", "off"] = "auto",
     dtype: DTypeName | None = None,
     device: DeviceName = "auto",
     revision: str | None = None,
@@ -33,6 +35,8 @@ def chat_command(
         model: the frozen model; by default the one that the cartridge names.
         max_new_tokens: longest answer.
         temperature: 0 is greedy.
+        router: auto answers a question that is not about the corpus without the cartridge, and says so, where the folder has a
+            router (`lit-cartridges router` makes one); off always reads the cartridge.
         dtype: of the model: "auto" (as in its files), "float32", "bfloat16", "float16"; by default the cartridge's.
         device: "auto", "cpu", "cuda", "cuda:1", …
         revision: branch, tag or commit of the model on the Hub; by default the cartridge's.
@@ -45,8 +49,10 @@ def chat_command(
     from lit_cartridges.commands.terminal_chat import TerminalChat
     from lit_cartridges.models import hub_options, load_model, load_tokenizer
     from lit_cartridges.models.base_weights import other_weights, plain_token, with_recorded
+    from lit_cartridges.routing import load_router
 
     cartridge = Cartridge.compose([Cartridge.from_pretrained(path) for path in cartridges])
+    routers = [load_router(path) for path in cartridges] if router == "auto" else [None]
     given = {
         "dtype": dtype,
         "revision": revision,
@@ -61,10 +67,11 @@ def chat_command(
     setting = "--model" if model else "base_model of the cartridge"
     tokenizer = load_tokenizer(name, setting=setting, **hub_options(settings))
     frozen = load_model(name, device=device, setting=setting, **settings)
-    attached = cartridge.attach(frozen, tokenizer)
+    attached = cartridge.attach(frozen, tokenizer, router=routers)
     if difference := other_weights(cartridge, frozen):
         print(printable_line(f"warning: {difference}"), file=sys.stderr)
+    routed = ", for questions that its router takes for the corpus's" if all(routers) else ""
     print(
-        f"{printable_line(name)} with {cartridge.num_tokens} positions in front. /new starts over, an empty line ends."
+        f"{printable_line(name)} with {cartridge.num_tokens} positions in front{routed}. /new starts over, an empty line ends."
     )
     TerminalChat(attached, max_new_tokens=max_new_tokens, temperature=temperature).run()

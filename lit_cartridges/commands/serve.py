@@ -68,6 +68,7 @@ def serve_command(
     max_kv_tokens: PositiveInt | None = None,
     max_requests: Count = 256,
     max_new_tokens: PositiveInt = 512,
+    router: Literal["auto", "off"] = "auto",
     max_cartridge_gb: PositiveFloat = 4.0,
     max_body_bytes: PositiveInt = 2**20,
     drain_s: PositiveFloat = 30.0,
@@ -108,6 +109,9 @@ def serve_command(
             whose own memory bounds that, of one request, and by default not at all.
         max_requests: open at once; more are told to come again (429).
         max_new_tokens: of a chat's reply where the request does not say.
+        router: auto answers chats that are not about a cartridge's corpus without it, where its folder has a router
+            (`lit-cartridges router` makes one), and says so in a header; off always reads what was named. On vLLM the model is
+            loaded once more for that, in this process and on the CPU.
         max_cartridge_gb: of cartridges kept in memory, in 10^9 bytes.
         max_body_bytes: of a request.
         drain_s: after SIGTERM, time for open requests to end.
@@ -217,6 +221,10 @@ def serve_command(
             taken = "vllm" if choice.unloaded else "local"
             print(printable_line(f"engine {taken}: {choice.why}"), file=sys.stderr)
         prompts: dict[str, Any] = {"system_template": system_template, "enable_thinking": enable_thinking}
+        loaded = None if choice.unloaded else frozen
+        question_model = (
+            partial(_question_model, loaded, named, setting, settings) if router == "auto" else None
+        )
         shelf = Shelf(folder, refuses=unreadable_by(frozen, **prompts))
         limits = Limits(
             max_rows=max_rows,
@@ -235,9 +243,12 @@ def serve_command(
             limits=limits,
             metrics=Metrics(),
             corpora=known,
+            question_model=question_model,
             **prompts,
             **parts,
         )
+        if service.routers is not None:
+            service.routers.prepare()
         key = plain_token(api_key) or os.environ.get(KEY_VARIABLE) or None
         local = host in LOCAL_HOSTS
         if not local and key is None:
@@ -256,3 +267,15 @@ def serve_command(
                 print(printable_line(f"  {one.name} ({one.facts.num_tokens} positions{more})"), flush=True)
 
         serve(app, bound, drain_s=drain_s, started=started)
+
+
+def _question_model(loaded: Any, name: str, setting: str, settings: dict[str, Any]) -> Any:
+    """The model that routers read questions by: the one in process, or beside vLLM one on the CPU."""
+    from lit_cartridges.models import load_model
+
+    if loaded is not None:
+        return loaded
+    print(
+        "router: the model is loaded on the CPU too, to read questions (--router off: not)", file=sys.stderr
+    )
+    return load_model(name, device="cpu", setting=setting, **settings)

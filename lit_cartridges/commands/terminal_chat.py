@@ -40,9 +40,13 @@ class TerminalChat:
         self.messages.append(user(question))
         self._make_room()
         try:
+            route = self.attached.route_messages(self.messages)
+            if route is not None and not route.reads:
+                print(f"({route}: answered without the cartridge)")
             reply = self.attached.reply_ids(
                 self.messages,
                 max_new_tokens=self.max_new_tokens,
+                behind=route is None or route.reads,
                 streamer=ReplyStreamer(self.attached.tokenizer),
                 **self.sampling,
             ).numpy()

@@ -25,6 +25,7 @@ from lit_cartridges.serving.listing import listed
 from lit_cartridges.serving.page import page_routes
 from lit_cartridges.serving.refusals import Refusal
 from lit_cartridges.serving.replies import Replies
+from lit_cartridges.serving.routing import HEADER, header
 from lit_cartridges.serving.service import Service
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ class App:
             allow_origins=allow_origins or [],
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
+            expose_headers=[HEADER],
         )
         guard = Middleware(Guard, api_key=api_key, local_host_only=local_host_only, metrics=service.metrics)
         self.asgi = Starlette(
@@ -153,10 +155,13 @@ class App:
             logprobs=asked.logprobs is not None,
             token_text=self.service.prompts.token_text,
         )
+        told = {} if replies.route is None else {HEADER: header(replies.route)}
         if asked.stream:
-            return self._answered(request, EventStream(replies, answers))
+            return self._answered(request, EventStream(replies, answers, headers=told))
         try:
-            return self._answered(request, await unless_gone(request.receive, _whole(replies, answers)))
+            response = await unless_gone(request.receive, _whole(replies, answers))
+            response.headers.update(told)
+            return self._answered(request, response)
         finally:
             replies.close()
 
@@ -192,8 +197,8 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, replies: Replies, answers: Answers) -> None:
-        super().__init__(headers={"Cache-Control": "no-store"})
+    def __init__(self, replies: Replies, answers: Answers, *, headers: dict[str, str]) -> None:
+        super().__init__(headers={"Cache-Control": "no-store", **headers})
         del self.headers["content-length"]
         self.replies, self.answers = replies, answers
 

@@ -45,9 +45,11 @@ class ChatAsked(Asked):
 
     Args:
         messages: role (user, assistant, system) and content of each.
+        routed: whether a router of the cartridge may have it answered without.
     """
 
     messages: Sequence[Mapping[str, str]]
+    routed: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +78,13 @@ def chat_asked(body: Any, *, max_rows: int) -> ChatAsked:
     older = fields.whole("max_tokens", None, least=1, most=_MOST_TOKENS)
     if newer is not None and older is not None and newer != older:
         raise field_refusal("max_tokens", f"is {older}, and max_completion_tokens {newer}; give one of them")
+    router = fields.take("router", "auto")
+    if router not in ("auto", "off"):
+        raise field_refusal("router", f"must be auto or off, found {named(router)}")
     return ChatAsked(
         **_common(fields, max_rows),
         messages=messages,
+        routed=router == "auto",
         max_new_tokens=newer if older is None else older,
         logprobs=(top or 0) if logprobs else None,
     )

@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from lit_cartridges.routing.router_file import ROUTER
 from lit_cartridges.serving.residents import ICL
 from lit_cartridges.serving.shelf import Shelved
 
@@ -49,6 +50,7 @@ def _of(shelved: Shelved, base: str, limit: int | None) -> dict[str, Any]:
         "compression": facts.compression,
         "steps": facts.steps,
         "loss": facts.loss,
+        "router": (shelved.folder / ROUTER).is_file(),
         "scores": [asdict(score) for score in facts.scores],
     }
     return {**_entry(shelved.name, shelved.made_s, left), "parent": base, "cartridge": told}

@@ -24,6 +24,12 @@ class Metrics:
             f"{prefix}cartridge_loads", "Cartridges and compositions read from files.", registry=known
         )
         self.hits = Counter(f"{prefix}cartridge_hits", "Requests whose cartridge was there.", registry=known)
+        self.routed = Counter(
+            f"{prefix}routed",
+            "Chats that a router was asked about, by what was read.",
+            ["read"],
+            registry=known,
+        )
         self.prompt_tokens = Counter(
             f"{prefix}prompt_tokens", "Tokens of prompts, those of cartridges not counted.", registry=known
         )

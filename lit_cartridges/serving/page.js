@@ -122,6 +122,9 @@ const answer = async (talk, question, signal) => {
     const body = { model: talk.model, messages, stream: true, stream_options: { include_usage: true },
       temperature: Number(at("temperature").value), max_tokens: Number(at("longest").value) };
     const streamed = await asked("v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal });
+    const routed = streamed.headers.get("X-Lit-Cartridges-Router") ?? "";
+    const without = routed.startsWith("off-corpus");
+    if (without) reply.before(made("p", `Not about the corpus (${routed.split("; ").slice(1).join(", ")}): answered without the cartridge.`, "soft"));
     for await (const data of events(streamed.body)) {
       if (data === "[DONE]") break;
       const event = JSON.parse(data);
@@ -133,7 +136,7 @@ const answer = async (talk, question, signal) => {
     }
     talk.messages = [...messages, { role: "assistant", content: text }];
     told("");
-    if (talk.model === chosen.join("+")) await sources(talk, `${question} ${text}`, signal);
+    if (talk.model === chosen.join("+") && !without) await sources(talk, `${question} ${text}`, signal);
   } catch (error) {  // the question is forgotten, and the chat goes on
     reply.textContent = text;
     told("stopped");

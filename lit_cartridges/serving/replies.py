@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
+from lit_cartridges.routing.router import Route
 from lit_cartridges.serving.answers import Choice, Usage
 from lit_cartridges.serving.asked import Asked
 from lit_cartridges.serving.job import EngineError, Job, Token
@@ -29,8 +30,9 @@ class Replies:
         resident: Resident | None,
         new: int,
         begun: float,
+        route: Route | None = None,
     ) -> None:
-        self.service, self.asked = service, asked
+        self.service, self.asked, self.route = service, asked, route
         self.choices = [Choice(index=index) for index in range(asked.n)]
         self._texts = [service.prompts.reply(asked) for _ in self.choices]
         self._prompt_tokens = len(ids)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lit_cartridges.models.position_limit import max_positions
+from lit_cartridges.routing.router import Route
 from lit_cartridges.serving.asked import Asked, ChatAsked
 from lit_cartridges.serving.engine import LocalEngine
 from lit_cartridges.serving.job import Engine, EngineError
@@ -19,6 +20,7 @@ from lit_cartridges.serving.prompts import Prompts
 from lit_cartridges.serving.refusals import Refusal
 from lit_cartridges.serving.replies import Replies
 from lit_cartridges.serving.residents import Resident, Residents
+from lit_cartridges.serving.routing import ShelvedRouters
 from lit_cartridges.serving.shelf import Shelf
 from lit_cartridges.serving.sources import Sources
 
@@ -56,6 +58,7 @@ class Service:
         renderer_options: of the prompts (see `ChatRenderer`).
         corpora: token ids by sha256; where one fits the model, NAME:icl reads that of the cartridge NAME in its context.
         residents, engine: made with the options of `Residents` and of `LocalEngine`.
+        question_model: gives the model by which cartridges' routers read questions; without it no router is asked.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Service:
         corpora: Mapping[str, Sequence[int]] | None = None,
         residents: Callable[..., Residents] = Residents,
         engine: Callable[..., Engine] = LocalEngine,
+        question_model: Callable[[], Any] | None = None,
         **renderer_options: Any,
     ) -> None:
         self.name, self.shelf, self.limits, self.metrics = name, shelf, limits, metrics
@@ -77,6 +81,9 @@ class Service:
         text = model.config.get_text_config()
         self.vocabulary = int(text.vocab_size)
         self.prompts = Prompts(tokenizer, **renderer_options)
+        self.routers: ShelvedRouters | None = None
+        if question_model is not None:
+            self.routers = ShelvedRouters(shelf, question_model, self.prompts.renderer)
         self.residents = residents(
             shelf,
             model,
@@ -125,10 +132,15 @@ class Service:
             if not ids:
                 raise Refusal("the prompt has no tokens", param="prompt", code="invalid_value")
             self._fitting(asked, len(ids), 0)  # before anything is loaded for it
+            route = None
+            if names and isinstance(asked, ChatAsked) and asked.routed:
+                route, bare = await self._route(names, asked)
+                if route is not None and not route.reads:
+                    names, ids = [], bare
             if names:
                 resident = await loop.run_in_executor(self._loader, self.residents.take, names)
             new = self._fitting(asked, len(ids), 0 if resident is None else resident.num_tokens)
-            replies = Replies(self, asked, ids, resident, new, begun)
+            replies = Replies(self, asked, ids, resident, new, begun, route)
             self.engine.submit(replies.job)
         except BaseException as error:
             self.open_requests -= 1
@@ -139,6 +151,19 @@ class Service:
             raise
         self.metrics.prompt_tokens.inc(len(ids))
         return replies
+
+    async def _route(self, names: list[str], asked: ChatAsked) -> tuple[Route | None, list[int]]:
+        """What the cartridges' routers say, and the chat as the model alone reads it; None and nothing without routers."""
+        if self.routers is None:
+            return None, []
+        loop = asyncio.get_running_loop()
+        if not (routers := await loop.run_in_executor(self._loader, self.routers.of, names)):
+            return None, []
+        bare = await loop.run_in_executor(self._encoder, lambda: self.prompts.ids(asked, behind=False))
+        route = await loop.run_in_executor(self._loader, self.routers.route, routers, bare)
+        if route is not None:
+            self.metrics.routed.labels("cartridge" if route.reads else "none").inc()
+        return route, bare
 
     async def sources(self, model: str, text: str) -> list[dict[str, Any]]:
         """The recorded conversations of a request's cartridges that are nearest to ``text`` (see `Sources`).

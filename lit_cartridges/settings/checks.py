@@ -100,6 +100,7 @@ Times = Annotated[float, Range(above=0, most=10)]
 Processes = Annotated[int, Range(least=1, most=1_000)]
 Share = Annotated[float, Range(least=0, most=1)]
 PositiveShare = Annotated[float, Range(above=0, most=1)]
+OpenShare = Annotated[float, Range(above=0, below=1)]
 Decay = Annotated[float, Range(least=0, below=1)]
 """Of a moving average."""
 Temperature = Annotated[float, Range(least=0, most=100)]

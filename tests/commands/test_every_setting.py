@@ -50,7 +50,10 @@ RIGHT = {
     r"--(trainer\.(logger|callbacks|plugins)|cartridges|allow_origins|data\.source\.teacher\.options)": "an empty list",
     r"serve --(corpora|vllm_options)": "an empty list",
     # Numbers that may be 0, shares, or both.
-    r"--seed_everything|--(model|data|task)\.(question_)?seed|--task\.index|(demo|evaluate|reproduce) --seed": "zero",
+    r"--seed_everything|--(model|data|task)\.(question_)?seed|--task\.index|(demo|evaluate|reproduce|router) --seed|--trainer\.callbacks\.seed": "zero",
+    r"(router --|--trainer\.callbacks\.)(alpha|depth)": "a fraction",
+    r"router --questions": "a folder",  # it holds a recording
+    r"router --(on|off)_corpus": "an empty list",
     r"--trainer\.(fast_dev_run|min_epochs|min_steps|overfit_batches|num_sanity_val_steps|log_every_n_steps)": "zero",
     r"--trainer\.reload_dataloaders_every_n_epochs|--model\.(num_frozen_tokens|warmup_steps)": "zero",
     r"--(cascade|model\.init|data\.source\.teacher\.cascade|trainer\.callbacks\.cascade)\.sink_tokens": "zero",

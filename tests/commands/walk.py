@@ -63,6 +63,7 @@ class Place:
         (folder / "articles.json").write_text(json.dumps({"data": [article]}))
         instructed = {"prompt": "w1", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
         (folder / "instructed.jsonl").write_text(json.dumps(instructed))
+        (folder / "general.txt").write_text("".join(f"w{i} w{i + 1}\n" for i in range(60)))
         (folder / "pocket.txt").write_text(World(1).corpus(100).text)
         save_recording(folder / "recorded.parquet")
         kalamang_files(folder / "kalamang")
@@ -127,6 +128,10 @@ class Place:
             "compose": {"--output": f"{self.folder / 'both'}"},
             "convert": {"--to": "peft"},
             "serve": {"--port": "0"},
+            "router": {
+                "--questions": f"{self.folder / 'recorded.parquet'}",
+                "--negatives": f"{self.folder / 'general.txt'}",
+            },
         }.get(command, {})
 
     def tidy(self) -> None:
@@ -204,7 +209,7 @@ def option_names(command: str) -> list[str]:
 
 def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, str]]]:
     """``(flag, options beside it)`` of every option of every class that the command's options may name."""
-    from lit_cartridges.callbacks import CompositionTest, LongContextEval
+    from lit_cartridges.callbacks import CompositionTest, LongContextEval, RouterFile
     from lit_cartridges.data import RawCorpus, Recorded
     from lit_cartridges.evals import (
         HeldOutConversations,
@@ -230,7 +235,7 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
             ("--model.init", list(INITS.values())),
             ("--data.source", [RawCorpus, Recorded]),
             ("--data.source.teacher", [LocalTeacher, OpenAITeacher, VLLM]),
-            ("--trainer.callbacks", [LongContextEval, CompositionTest]),
+            ("--trainer.callbacks", [LongContextEval, CompositionTest, RouterFile]),
         ],
         "evaluate": [
             (
@@ -313,7 +318,7 @@ def command_line(
     rest += [f"{place.folder / 'out'}"] if command == "convert" else []
     rest += [TABLE] if command == "reproduce" else []
     rest += (
-        [f"{place.folder}"] if command in ("report", "serve") else []
+        [f"{place.folder}"] if command in ("report", "router", "serve") else []
     )  # which holds a cartridge, as a run's folder does
     return [command, *rest, *(f"{name}={text}" for name, text in base.items()), f"{flag}={value}"]
 
