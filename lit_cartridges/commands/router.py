@@ -55,7 +55,7 @@ def router_command(
 
     Args:
         folder: of a run, or of a cartridge.
-        questions: a recording of questions about the corpus; by default the run's.
+        questions: about the corpus: a recording, by default the run's, or such a file as negatives are.
         negatives: requests that are not about the corpus: a text file with one a line, .jsonl or .json with ``question``,
             ``prompt`` or ``messages``, or a recording. By default the model writes some of general subjects.
         on_corpus: further such files of questions about the corpus, to measure with.
@@ -102,7 +102,10 @@ def router_command(
     recording = questions or place.parent / "recording"
     if not recording.exists():
         raise SettingError("has no recording beside it; give --questions", folder=str(folder))
-    asked = recorded_questions(recording, corpus_sha256=owner.corpus_sha256)
+    if recording.is_dir() or recording.suffix == ".parquet":
+        asked = recorded_questions(recording, corpus_sha256=owner.corpus_sha256)
+    else:
+        asked = read_questions(recording)
     others = None if negatives is None else read_questions(negatives)
     if others is not None:
         settings.require_enough(len(others), negatives=str(negatives))

@@ -10,12 +10,19 @@ import numpy as np
 from lit_cartridges.conversations.conversation import Message
 from lit_cartridges.conversations.renderer import ChatRenderer, user
 
-_PROBES = ("a", "1", "<", "\n")  # texts that have no token in common
+_PROBES = (
+    "a",
+    "1",
+    "<",
+    "\n",
+)  # texts that have no token in common; some tokenizers know none of the first three
 
 
-def shared_ends(render: Callable[[Sequence[Message]], list[int]]) -> tuple[list[int], list[int]]:
+def shared_ends(
+    render: Callable[[Sequence[Message]], list[int]], probes: Sequence[str] = _PROBES
+) -> tuple[list[int], list[int]]:
     """The tokens before a first message, and those behind it, whatever its text is."""
-    rendered = [render([user(text)]) for text in _PROBES]
+    rendered = [render([user(text)]) for text in probes]
     opening = _common(rendered)
     return opening, _common([ids[len(opening) :][::-1] for ids in rendered])[::-1]
 
@@ -24,10 +31,14 @@ class QuestionSpan:
     """Of chats from their beginning (`ChatRenderer.bare_prompt_ids`)."""
 
     def __init__(self, renderer: ChatRenderer) -> None:
-        self.opening, self.closing = shared_ends(renderer.bare_prompt_ids)
+        # White space is no part of the question, and may melt into the template's own: not asked about here where the
+        # tokenizer tells the other texts apart.
+        distinct = len({tuple(renderer.bare_prompt_ids([user(text)])) for text in _PROBES[:-1]}) > 1
+        probes = _PROBES[:-1] if distinct else _PROBES
+        self.opening, self.closing = shared_ends(renderer.bare_prompt_ids, probes)
         answer = Message("assistant", "a", np.asarray(renderer.stop_token_ids()[:1], dtype=np.int32))
         before = len(renderer.bare_prompt_ids([user("a")])) + len(answer.token_ids)
-        turns = [renderer.bare_prompt_ids([user("a"), answer, user(text)]) for text in _PROBES]
+        turns = [renderer.bare_prompt_ids([user("a"), answer, user(text)]) for text in probes]
         self.between = _common(turns)[before:]
 
     def is_chat(self, ids: Sequence[int]) -> bool:
