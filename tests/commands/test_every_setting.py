@@ -50,7 +50,8 @@ RIGHT = {
     r"--(trainer\.(logger|callbacks|plugins)|cartridges|allow_origins|data\.source\.teacher\.options)": "an empty list",
     r"serve --(corpora|vllm_options)": "an empty list",
     # Numbers that may be 0, shares, or both.
-    r"--seed_everything|--(model|data|task)\.(question_)?seed|--task\.index|(demo|evaluate|reproduce|router) --seed|--trainer\.callbacks\.seed": "zero",
+    r"--seed_everything|--(model|data|task)\.(question_)?seed|--task\.index|(demo|evaluate|reproduce|router) --seed": "zero",
+    r"--trainer\.callbacks\.seed": "zero",
     r"(router --|--trainer\.callbacks\.)(alpha|depth)": "a fraction",
     r"router --questions": "a folder",  # it holds a recording
     r"router --(on|off)_corpus": "an empty list",
