@@ -1,7 +1,7 @@
 """How a command ends: its status, and what it says where it cannot do its work.
 
-Bad settings and errors of ours: one line, status 2. Ctrl-C: 130. Anything else is a fault: it keeps its traceback, and
-Python ends with status 1. ``--debug``, anywhere among the arguments, shows the traceback of the former too.
+Bad settings and errors of ours: one line, and their details below it, status 2. Ctrl-C: 130. Anything else is a fault: it keeps
+its traceback, and Python ends with status 1. ``--debug``, anywhere among the arguments, shows the traceback of the former too.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from lit_cartridges.command_line.given import as_typed, given_settings
-from lit_cartridges.errors import SettingError, is_ours, raised_by
+from lit_cartridges.errors import CartridgesError, SettingError, is_ours, raised_by
 from lit_cartridges.optional import hint
 
 DEBUG = "--debug"
@@ -90,9 +90,9 @@ def refuse(message: str, error: BaseException | None = None) -> NoReturn:
     running = _running.get() or _Running()
     if running.debug and error is not None:
         traceback.print_exception(error)
-    text = as_typed(message, given_settings(running.argv))
-    details = str(getattr(error, "details", ""))
-    print(one_line(f"{running.prog}: {text.removesuffix(details)}"), file=sys.stderr)
+    details = error.details if isinstance(error, CartridgesError) else ""
+    text = as_typed(message.removesuffix(details), given_settings(running.argv))
+    print(one_line(f"{running.prog}: {text}"), file=sys.stderr)
     for line in details.splitlines():
         print(f"  {_UNPRINTABLE.sub(' ', line)}", file=sys.stderr)
     raise SystemExit(2) from error

@@ -147,7 +147,7 @@ def serve_command(
     from lit_cartridges.serving.guard import LOCAL_HOSTS
     from lit_cartridges.serving.metrics import Metrics
     from lit_cartridges.serving.residents import unreadable_by
-    from lit_cartridges.serving.running import listening, serve
+    from lit_cartridges.serving.running import ended_by_sigterm, listening, serve
     from lit_cartridges.serving.service import Limits, Service
     from lit_cartridges.serving.shelf import Shelf, require_one_base, served_as
     from lit_cartridges.serving.vllm.choosing import chosen_engine
@@ -190,6 +190,7 @@ def serve_command(
     tokenizer = load_tokenizer(named, setting=setting, **hub_options(settings))
     max_cartridge_bytes = round(max_cartridge_gb * 1e9)
     with ExitStack() as ending:
+        ending.enter_context(ended_by_sigterm())
         frozen: Any = choice.unloaded
         parts: dict[str, Any] = {}
         if frozen is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from lit_cartridges.runs import child_watch
 from lit_cartridges.terminal import printable
 
 _KILL_S = 5.0
-_TAIL_BYTES = 1 << 16
+_TAIL_BYTES, _MOST_ERRORS = 1 << 16, 6
+_ERROR = re.compile(r"\b(?:[\w.]*(?:Error|Exception|Interrupt)|error): \S.*")
 # What a launcher of several training processes tells them, which is not meant for a program that one of them starts.
 _LAUNCHERS = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "ROLE_RANK"),
@@ -77,6 +79,13 @@ class ChildProcess:
             said = file.read().decode(errors="replace").rstrip().splitlines()
             return printable("\n".join(said[-lines:]))
         return ""
+
+    def last_words(self) -> str:
+        """What a Python program says of its end: the last errors that its log names, each once; its last lines where it names
+        none."""
+        found = [error[0].strip() for line in self.tail(2000).splitlines() if (error := _ERROR.search(line))]
+        latest = list(dict.fromkeys(reversed(found)))[:_MOST_ERRORS]
+        return "\n".join(reversed(latest)) or self.tail()
 
     def stop(self) -> None:
         """End it, and wait until it has; it may have ended before."""

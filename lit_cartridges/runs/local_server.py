@@ -60,7 +60,7 @@ class LocalServer:
         """Until ``path`` answers with success. A port that somebody took in the meantime is exchanged for another.
 
         Raises:
-            ServerError: it has ended, or does not answer in time; with the end of its log. It is stopped then.
+            ServerError: it has ended, or does not answer in time; with the errors in its log. It is stopped then.
         """
         began, ports = monotonic(), 1
         try:
@@ -92,13 +92,14 @@ class LocalServer:
         return False
 
     def require_alive(self) -> None:
-        """Raise ServerError, with the end of its log, when it has ended."""
+        """Raise ServerError, with the errors in its log, when it has ended."""
         if (status := self.process.exit_status) is not None:
             raise self._failed(f"has ended with exit status {status}")
 
     def _failed(self, what: str) -> ServerError:
-        said = self.process.tail()
-        return ServerError(f"{self.name} {what}; its last words ({self.process.log}):\n{said}")
+        return ServerError(
+            f"{self.name} {what}; its log is {self.process.log}", details=self.process.last_words()
+        )
 
     def stop(self) -> None:
         """End it with all that it started."""

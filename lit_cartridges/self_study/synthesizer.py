@@ -284,7 +284,7 @@ class Synthesizer:
         try:
             completions = yield request
         except TeacherError as error:
-            raise TeacherError(f"{error} ({group})") from error
+            raise TeacherError(f"{error.headline} ({group})", details=error.details) from error
         if len(completions) != len(request.prompts):
             raise TeacherError(
                 f"{type(self.teacher).__name__} gave {len(completions)} completions for {len(request.prompts)} "

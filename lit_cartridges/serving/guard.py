@@ -1,8 +1,9 @@
-"""Who may ask: the API key, and the host that a request names."""
+"""Who may ask: the API key, the host that a request names, and how many connections there are."""
 
 from __future__ import annotations
 
 import hmac
+from collections.abc import Callable, Mapping
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -17,6 +18,32 @@ _WITHOUT_KEY = PATHS  # the page, which asks for the key
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
+class Crowd:
+    """ASGI middleware around all others, health too: beyond ``most`` connections nobody is answered, as with uvicorn's
+    ``limit_concurrency``, but in OpenAI's form.
+
+    Attributes:
+        connections: that are open.
+    """
+
+    def __init__(self, app: ASGIApp, *, most: int, metrics: Metrics) -> None:
+        self.app, self.most, self.metrics = app, most, metrics
+        self.connections: Callable[[], int] = lambda: 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http" or (here := self.connections()) <= self.most:
+            await self.app(scope, receive, send)
+            return
+        told = (
+            f"{here} connections are open, more than this server answers on; close some, or ask again later"
+        )
+        refusal = Refusal(told, status=503, code="too_many_connections")
+        await _refuse(refusal, self.metrics, {"Retry-After": "1", "Connection": "close"})(
+            scope, receive, send
+        )
+
+
 class Guard:
     """ASGI middleware (see `App`); health and readiness are told to anybody, and the page needs no key."""
 
@@ -29,9 +56,8 @@ class Guard:
         if scope["type"] == "http" and scope["path"] not in _OPEN:
             refusal = self._refusal(Request(scope))
             if refusal is not None:
-                self.metrics.refusals.labels(refusal.code).inc()
                 headers = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else None
-                await JSONResponse(refusal.body, refusal.status, headers=headers)(scope, receive, send)
+                await _refuse(refusal, self.metrics, headers)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
@@ -53,6 +79,11 @@ class Guard:
                     code="invalid_api_key",
                 )
         return None
+
+
+def _refuse(refusal: Refusal, metrics: Metrics, headers: Mapping[str, str] | None) -> JSONResponse:
+    metrics.refusals.labels(refusal.code).inc()
+    return JSONResponse(refusal.body, refusal.status, headers=headers)
 
 
 def _is_local(host: str) -> bool:

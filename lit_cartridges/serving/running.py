@@ -13,6 +13,7 @@ import uvicorn
 
 from lit_cartridges.errors import SettingError
 from lit_cartridges.serving.app import App
+from lit_cartridges.serving.guard import Crowd
 
 _JOIN_S = 10.0
 _MORE_CONNECTIONS = 256  # than open requests: those that ask for health, or keep a connection
@@ -43,22 +44,39 @@ def listening(host: str, port: int) -> socket.socket:
     return bound
 
 
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """A body that SIGTERM ends as an exception does, so that it takes along what it has started: while it loads."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def serve(app: App, bound: socket.socket, *, drain_s: float, started: Callable[[], None]) -> None:
     """Answer until a signal comes: SIGTERM lets open requests end, within ``drain_s``; Ctrl-C ends them.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, once all has ended.
     """
+    crowd = Crowd(
+        app.asgi, most=app.service.limits.max_requests + _MORE_CONNECTIONS, metrics=app.service.metrics
+    )
     config = uvicorn.Config(
-        app.asgi,
+        crowd,
         log_config=None,
         access_log=False,
         lifespan="off",
         server_header=False,
-        limit_concurrency=app.service.limits.max_requests + _MORE_CONNECTIONS,
         timeout_graceful_shutdown=max(1, round(drain_s)),
     )
     server = _Server(config, app, started)
+    crowd.connections = lambda: len(server.server_state.connections)
     app.service.engine.start()
     try:
         asyncio.run(server.serve(sockets=[bound]))

@@ -43,15 +43,7 @@ class TrainingRun(Protocol):
 
 
 class TrainingFailed(CartridgesError, RuntimeError):
-    """One of several trainings has failed.
-
-    Args:
-        details: the end of its log, in lines, which is shown below the message.
-    """
-
-    def __init__(self, message: str, details: str) -> None:
-        self.details = details
-        super().__init__(f"{message}:\n{details}")
+    """One of several trainings has failed; with the end of its log."""
 
 
 def train_all(runs: Sequence[TrainingRun], *, processes: int) -> None:
@@ -78,7 +70,7 @@ def train_all(runs: Sequence[TrainingRun], *, processes: int) -> None:
                     if process.poll() is not None:
                         going.remove((run, process))
                         if process.returncode:
-                            raise TrainingFailed(f"training {run.name!r} failed", _log_end(run, 2000))
+                            raise TrainingFailed(f"training {run.name!r} failed", details=_log_end(run, 2000))
                         _mark(run, finished=True)
                         bars.finish(run)
         finally:

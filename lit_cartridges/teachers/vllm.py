@@ -169,9 +169,10 @@ class VLLM(Teacher):
             server.wait(path="/health", limit_s=self.start_timeout_s)
         except ServerError as error:
             raise TeacherError(
-                f"data.source.teacher=VLLM: {error}\n\nShort of memory, change gpu_memory_utilization="
+                f"data.source.teacher=VLLM: {error.headline}; short of memory, change gpu_memory_utilization="
                 f"{self.gpu_memory_utilization:g} (a share of the whole device, training beside it), or set devices; short of "
-                f"time, raise start_timeout_s={self.start_timeout_s:g}; options takes further ones of vLLM's"
+                f"time, raise start_timeout_s={self.start_timeout_s:g}; options takes further ones of vLLM's",
+                details=error.details,
             ) from None
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -238,6 +239,7 @@ def _require_alive(server: LocalServer) -> None:
         server.require_alive()
     except ServerError as error:
         raise TeacherError(
-            f"data.source.teacher=VLLM: {error}\n\nthe run can go on from its last checkpoint, with a new engine (fit --resume "
-            "auto)"
+            f"data.source.teacher=VLLM: {error.headline}; the run can go on from its last checkpoint, with a new engine (fit "
+            "--resume auto)",
+            details=error.details,
         ) from None

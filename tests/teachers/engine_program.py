@@ -39,7 +39,9 @@ def main() -> None:
     for name in ("port", "max-model-len", "max-logprobs", "tensor-parallel-size", "max-num-seqs"):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--gpu-memory-utilization", type=float)
-    parser.add_argument("--enforce-eager", action="store_true")
+    parser.add_argument("--kv-transfer-config", type=json.loads)
+    for name in ("enforce-eager", "enable-prefix-caching", "disable-uvicorn-access-log"):
+        parser.add_argument(f"--{name}", action="store_true")
     args = parser.parse_args()
     core = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     fault = os.environ.get(FAULT, "")
@@ -54,7 +56,12 @@ def main() -> None:
         }
         Path(facts).write_text(json.dumps(told))
     if fault == "no memory":
-        print("ValueError: Free memory on device is less than desired GPU memory utilization", flush=True)
+        told = "ValueError: Free memory on device is less than desired GPU memory utilization"
+        print(
+            f"(EngineCore pid=7) ERROR 11-29 10:21:48 [core.py:1100] {told}\n" * 2
+            + "  File server.py, line 1",
+            flush=True,
+        )
         sys.exit(1)
     if fault == "hangs":
         time.sleep(600)

@@ -143,10 +143,13 @@ class VLLMServer:
             self.url = self._server.url
             self.max_model_len = self._told_length()
         except ServerError as error:
-            said = "\n\n".join(filter(None, [self._marked(), str(error), _MEND]))
-            raise ServerError(said) from None
+            marked = self._marked()
+            self._end(keep_log=True)
+            if marked:
+                raise ServerError(f"{marked} ({error.headline})") from None
+            raise ServerError(f"{error.headline}; {_MEND}", details=error.details) from None
         except BaseException:
-            self.stop()
+            self._end(keep_log=False)
             raise
 
     @property
@@ -156,13 +159,14 @@ class VLLMServer:
 
     def stop(self) -> None:
         """End it with all that it started; its log stays where it had ended by itself."""
-        server = getattr(self, "_server", None)
-        died = server is not None and not self.alive
-        if server is not None:
-            server.stop()
-        if died:
+        if died := not self.alive:
             _log.warning("vLLM's server had ended; its log: %s", self.folder / "vllm.log")
-        for folder in (self.spool, self.folder / "code") if died else (self.folder,):
+        self._end(keep_log=died)
+
+    def _end(self, *, keep_log: bool) -> None:
+        if (server := getattr(self, "_server", None)) is not None:
+            server.stop()
+        for folder in (self.spool, self.folder / "code") if keep_log else (self.folder,):
             shutil.rmtree(folder, ignore_errors=True)
 
     def _told_length(self) -> int:
