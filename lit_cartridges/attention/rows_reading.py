@@ -23,8 +23,8 @@ from lit_cartridges.attention.plain import merged_outputs
 from lit_cartridges.attention.readers import LayerCall
 from lit_cartridges.attention.varlen import VarlenPart, cum_seq_of
 
-Prefix = tuple[Sequence[Tensor], Sequence[Tensor]]
-"""Keys and values, per layer [kv_heads, prefix_tokens, head_dim]."""
+Prefix = tuple[Sequence[Tensor], ...]
+"""Keys and values, per layer [kv_heads, prefix_tokens, head_dim]; where keys have a bias, these too [kv_heads, prefix_tokens]."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,11 +76,13 @@ class _RowsCall:
             if prefix is None:
                 continue
             here = (slice(None), slice(None), run) if packed else (run,)
-            prefix_key, prefix_value = (side[call.layer].to(query)[None] for side in prefix)
+            prefix_key, prefix_value = (side[call.layer].to(query)[None] for side in prefix[:2])
+            bias = prefix[2][call.layer].to(query.device) if len(prefix) > 2 else None
             if (heads := cached_heads(key, value, prefix_key, prefix_value)) is not None:
                 prefix_key, prefix_value = prefix_key[:, heads], prefix_value[:, heads]
+                bias = None if bias is None else bias[heads]
             part = self._prefix_part(query, prefix_key, call.window, run)
-            read = part.attend(query[here], prefix_key, prefix_value, call.scale, extras.softcap)
+            read = part.attend(query[here], prefix_key, prefix_value, call.scale, extras.softcap, bias)
             out[here], lse[here] = merged_outputs(out[here], lse[here], *read)
         if extras.sinks is not None:
             out, _ = with_sinks(out, lse, extras.sinks)

@@ -226,7 +226,7 @@ def serve_command(
         question_model = (
             partial(_question_model, loaded, named, setting, settings) if router == "auto" else None
         )
-        shelf = Shelf(folder, refuses=unreadable_by(frozen, **prompts))
+        shelf = Shelf(folder, refuses=unreadable_by(frozen, biases=choice.unloaded is None, **prompts))
         limits = Limits(
             max_rows=max_rows,
             max_kv_tokens=max_kv_tokens,

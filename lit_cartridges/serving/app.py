@@ -104,14 +104,14 @@ class App:
         raise await asyncio.to_thread(self.service.shelf.unknown, name)
 
     async def _chat(self, request: Request) -> Response:
-        body = await self._body(request)
-        return await self._replied(request, chat_asked(body, max_rows=self.service.limits.max_rows))
+        return await self._replied(request, chat_asked(await self._body(request), **self._bounds))
 
     async def _completion(self, request: Request) -> Response:
-        body, service = await self._body(request), self.service
-        return await self._replied(
-            request, completion_asked(body, max_rows=service.limits.max_rows, vocabulary=service.vocabulary)
-        )
+        return await self._replied(request, completion_asked(await self._body(request), **self._bounds))
+
+    @property
+    def _bounds(self) -> dict[str, int]:
+        return {"max_rows": self.service.limits.max_rows, "vocabulary": self.service.vocabulary}
 
     async def _sources(self, request: Request) -> Response:
         fields = Fields(await self._body(request))

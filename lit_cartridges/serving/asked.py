@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lit_cartridges.files.content import named
+from lit_cartridges.serving.choice import ScoreChanges
 from lit_cartridges.serving.fields import Fields
 from lit_cartridges.serving.refusals import Refusal, field_refusal
 
 _MOST_MESSAGES, _MOST_STOPS, _MOST_STOP_CHARACTERS, _MOST_LOGPROBS = 2000, 16, 200, 20
-_MOST_TOKENS = 2**31 - 1
+_MOST_TOKENS, _MOST_BIAS, _MOST_BIASED = 2**31 - 1, 100, 1024
+_WHOLE = re.compile("[0-9]{1,9}", re.ASCII)
 _COLDEST = 1e-4  # below it scores divided by it are no numbers, and the likeliest token is taken
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 
@@ -35,6 +38,7 @@ class Asked:
     stops: tuple[str, ...]
     max_new_tokens: int | None
     logprobs: int | None
+    changes: ScoreChanges
     stream: bool
     include_usage: bool
 
@@ -63,7 +67,7 @@ class CompletionAsked(Asked):
     prompt: str | list[int]
 
 
-def chat_asked(body: Any, *, max_rows: int) -> ChatAsked:
+def chat_asked(body: Any, *, max_rows: int, vocabulary: int) -> ChatAsked:
     """Of the body of ``/v1/chat/completions``.
 
     Raises:
@@ -82,7 +86,7 @@ def chat_asked(body: Any, *, max_rows: int) -> ChatAsked:
     if router not in ("auto", "off"):
         raise field_refusal("router", f"must be auto or off, found {named(router)}")
     return ChatAsked(
-        **_common(fields, max_rows),
+        **_common(fields, max_rows, vocabulary),
         messages=messages,
         routed=router == "auto",
         max_new_tokens=newer if older is None else older,
@@ -102,13 +106,13 @@ def completion_asked(body: Any, *, max_rows: int, vocabulary: int) -> Completion
     # 16 as OpenAI has it, where a chat goes on as long as it may.
     max_new_tokens = fields.whole("max_tokens", 16, least=1, most=_MOST_TOKENS)
     logprobs = fields.whole("logprobs", None, least=0, most=_MOST_LOGPROBS)
-    common = _common(fields, max_rows)
+    common = _common(fields, max_rows, vocabulary)
     if best_of is not None and (isinstance(best_of, bool) or best_of != common["n"]):
         raise field_refusal("best_of", "only as many as n are served; leave it out")
     return CompletionAsked(**common, prompt=prompt, max_new_tokens=max_new_tokens, logprobs=logprobs)
 
 
-def _common(fields: Fields, max_rows: int) -> dict[str, Any]:
+def _common(fields: Fields, max_rows: int, vocabulary: int) -> dict[str, Any]:
     model = fields.take("model")
     if not isinstance(model, str) or not model:
         raise field_refusal(
@@ -128,11 +132,35 @@ def _common(fields: Fields, max_rows: int) -> dict[str, Any]:
         "top_p": fields.number("top_p", 1.0, least=0, most=1),
         "seed": fields.whole("seed", None, least=-(2**63), most=2**63 - 1),
         "stops": _stops(fields.take("stop")),
+        "changes": _changes(fields, vocabulary),
         "stream": stream,
         "include_usage": include_usage,
     }
     fields.refuse_the_rest()
     return common
+
+
+def _changes(fields: Fields, vocabulary: int) -> ScoreChanges:
+    presence, frequency = (
+        fields.number(f"{name}_penalty", 0.0, least=-2, most=2) for name in ("presence", "frequency")
+    )
+    given = fields.take("logit_bias", {})
+    if not isinstance(given, dict) or len(given) > _MOST_BIASED:
+        raise field_refusal(
+            "logit_bias", f"must be an object of at most {_MOST_BIASED} token ids, found {named(given)}"
+        )
+    added = {}
+    for name, value in given.items():
+        if not _WHOLE.fullmatch(name) or int(name) >= vocabulary:
+            raise field_refusal(
+                "logit_bias", f"must name token ids from 0 to {vocabulary - 1}, found {named(name)}"
+            )
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST_BIAS:
+            raise field_refusal(
+                "logit_bias", f"must hold numbers from -{_MOST_BIAS} to {_MOST_BIAS}, found {named(value)}"
+            )
+        added[int(name)] = float(value)
+    return ScoreChanges(presence=presence, frequency=frequency, added=added)
 
 
 def _stops(given: Any) -> tuple[str, ...]:

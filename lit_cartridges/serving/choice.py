@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,11 +23,35 @@ class Chosen:
     top: tuple[tuple[int, float], ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScoreChanges:
+    """What is added to the scores of tokens before one is chosen; log-probabilities are told without it.
+
+    Args:
+        presence, frequency: taken from a token's score once it has been said in the reply, and for each time that it has.
+        added: to a token's score, by its id.
+    """
+
+    presence: float = 0.0
+    frequency: float = 0.0
+    added: Mapping[int, float] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.presence or self.frequency or self.added)
+
+    def of(self, reply: Sequence[int]) -> dict[int, float]:
+        """By token, behind this reply."""
+        said = Counter(reply) if self.presence or self.frequency else Counter[int]()
+        changes = {token: -self.presence - self.frequency * times for token, times in said.items()}
+        return changes | {token: value + changes.get(token, 0.0) for token, value in self.added.items()}
+
+
 @dataclass(eq=False, kw_only=True)
 class ServedRow(Row):
     """A row of somebody's.
 
     Args:
+        changes: of its scores.
         owner: whose it is, and ``index`` which of the owner's.
         top_p: sampled from the likeliest tokens that have this probability together.
         logprobs: tokens beside the chosen one to be noted; None for none at all.
@@ -36,6 +61,7 @@ class ServedRow(Row):
 
     owner: Any
     index: int
+    changes: ScoreChanges = field(default_factory=ScoreChanges)
     top_p: float = 1.0
     logprobs: int | None = None
     noted: list[Chosen] = field(default_factory=list)
@@ -66,13 +92,28 @@ class ServedChoice(TokenChoice):
     def __call__(self, scores: Tensor, table: RowTable) -> Tensor:
         """See `TokenChoice`."""
         scores = self._within_limits(scores.clone()) if self.limited else scores
-        chosen = super().__call__(scores, table)
+        chosen = super().__call__(self._changed(scores), table)
         for row, nan in zip(self.rows, scores.amax(-1).isnan().tolist(), strict=True):
             if nan and isinstance(row, ServedRow):
                 row.broken = True
         if self._noting:
             self._note(scores, chosen)
         return chosen
+
+    def _changed(self, scores: Tensor) -> Tensor:
+        changing = [
+            (at, changes)
+            for at, row in enumerate(self.rows)
+            if isinstance(row, ServedRow) and (changes := row.changes.of(row.reply))
+        ]
+        if changing:
+            scores = scores.clone()
+        for at, changes in changing:
+            ids, amounts = (
+                torch.tensor([*side], device=scores.device) for side in (changes, changes.values())
+            )
+            scores[at, ids] += amounts.to(scores.dtype)
+        return scores
 
     def _drawn(
         self, scores: Tensor, table: RowTable, at: Tensor | None, likeliest: Tensor | None = None

@@ -224,6 +224,7 @@ class LocalEngine:
                 limits=limits,
                 owner=job,
                 index=index,
+                changes=job.changes,
                 top_p=job.top_p,
                 logprobs=job.logprobs,
             )

@@ -18,17 +18,14 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
     "echo": (False,),
-    "frequency_penalty": (0,),
     "function_call": ("none",),
     "functions": ([],),
     "ignore_eos": (False,),
     "include_stop_str_in_output": (False,),
     "length_penalty": (1,),
-    "logit_bias": ({},),
     "min_p": (0,),
     "min_tokens": (0,),
     "modalities": (["text"],),
-    "presence_penalty": (0,),
     "repetition_penalty": (1,),
     "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
@@ -44,7 +41,10 @@ _WHY = {
     "echo": "the positions of a cartridge have no tokens that could be echoed",
     "prompt_logprobs": "the positions of a cartridge have no tokens whose log-probabilities could be given",
     "kv_transfer_params": "what a request reads is named by its model alone",
-    "tools": "this engine calls no tools",
+    "repetition_penalty": "the positions of a cartridge have no tokens that could be counted as said; presence_penalty and "
+    "frequency_penalty are served",
+    "response_format": "no reply is tied to a grammar; ask for the form in the question, and check the reply",
+    "tools": "a chat's template describes tools in the system message, in whose place a cartridge stands",
 }
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from lit_cartridges.errors import CartridgesError
-from lit_cartridges.serving.choice import Chosen
+from lit_cartridges.serving.choice import Chosen, ScoreChanges
 from lit_cartridges.serving.residents import Resident
 
 
@@ -51,6 +51,7 @@ class Job:
     seed: int
     max_new_tokens: int
     logprobs: int | None
+    changes: ScoreChanges = field(default_factory=ScoreChanges)
     at_once: bool = True
     tell: Callable[[list[Token] | EngineError], None]
     ended: Callable[[], None]

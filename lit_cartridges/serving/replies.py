@@ -54,6 +54,7 @@ class Replies:
             seed=secrets.randbits(63) if asked.seed is None else asked.seed,
             max_new_tokens=new,
             logprobs=asked.logprobs,
+            changes=asked.changes,
             at_once=asked.stream or bool(asked.stops),
             tell=tell,
             ended=lambda: None if resident is None else service.residents.give_back(resident),

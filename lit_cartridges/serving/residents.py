@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
-from torch import Tensor
-
 from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.attention.rows_reading import Prefix
 from lit_cartridges.cartridge import Cartridge
@@ -37,7 +35,7 @@ class Resident:
     """A cartridge, or several as one.
 
     Args:
-        prefix: keys and values, per layer [kv_heads, num_tokens, head_dim], as the model reads them.
+        prefix: keys, values and biases, as the model reads them (see `Prefix`).
         users: requests that have taken it.
     """
 
@@ -100,8 +98,11 @@ class Residents:
                 if loaded is not None:
                     nbytes = loaded.nbytes // 4 * self.model.dtype.itemsize  # held in fp32 until here
                     self._make_room(nbytes)
-                    keys, values = loaded.tensors(dtype=self.model.dtype, device=self.model.device)
-                    return self._kept(key, [x.detach() for x in keys], [x.detach() for x in values], nbytes)
+                    where = {"dtype": self.model.dtype, "device": self.model.device}
+                    sides = *loaded.tensors(**where), loaded.biases(device=self.model.device)
+                    return self._kept(
+                        key, tuple([x.detach() for x in side] for side in sides if side), nbytes
+                    )
         raise Refusal(
             f"{'+'.join(names)} is being replaced again and again; ask later",
             status=503,
@@ -170,11 +171,11 @@ class Residents:
     def _kept_corpus(self, key: Key, ids: Sequence[int]) -> Resident:
         nbytes = len(ids) * self.bytes_per_token
         self._make_room(nbytes)
-        return self._kept(key, *prefill(self.model, ids), nbytes)
+        return self._kept(key, prefill(self.model, ids), nbytes)
 
-    def _kept(self, key: Key, keys: list[Tensor], values: list[Tensor], nbytes: int) -> Resident:
-        tokens = keys[0].shape[-2]
-        return self._hold(Resident(key=key, prefix=(keys, values), num_tokens=tokens, nbytes=nbytes))
+    def _kept(self, key: Key, prefix: Prefix, nbytes: int) -> Resident:
+        tokens = prefix[0][0].shape[-2]
+        return self._hold(Resident(key=key, prefix=prefix, num_tokens=tokens, nbytes=nbytes))
 
     def _hold(self, resident: Resident) -> Resident:
         with self._lock:
@@ -212,10 +213,13 @@ class Residents:
         return len(self._held)
 
 
-def unreadable_by(model: Any, *, system_template: str = "{chunk}", enable_thinking: bool = False) -> Any:
+def unreadable_by(
+    model: Any, *, biases: bool = True, system_template: str = "{chunk}", enable_thinking: bool = False
+) -> Any:
     """Why the engine cannot read a cartridge from the shelf with this model, as `Shelf` asks it; None where it can.
 
     Args:
+        biases: whether the engine reads a bias per key.
         system_template, enable_thinking: of the prompts, which must be those of the training, where that is known.
     """
     prompts = {"system_template": system_template, "enable_thinking": str(enable_thinking)}
@@ -239,8 +243,11 @@ def unreadable_by(model: Any, *, system_template: str = "{chunk}", enable_thinki
                 return (
                     f"it was trained with data.{name}={trained!r}; start the server with --{name} {trained!r}"
                 )
-        if shelved.facts.has_biases:
-            return "it has a bias per key, which is not served; fit it with --model.init.bias false"
+        if shelved.facts.has_biases and not biases:
+            return (
+                "it has a bias per key, and no attention of vLLM's has one; serve it with --engine local, or fit it with "
+                "--model.init.bias false"
+            )
         if limit is not None and shelved.facts.num_tokens >= limit:
             return f"its {shelved.facts.num_tokens} positions leave none to ask at: the model has {limit}"
         return None

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_cartridges.serving.asked import chat_asked, completion_asked
+from lit_cartridges.serving.choice import ScoreChanges
 from lit_cartridges.serving.refusals import Refusal
 
 CHAT = {"model": "a", "messages": [{"role": "user", "content": "w1"}]}
@@ -16,7 +17,7 @@ TEXT = {"model": "a", "prompt": "w1"}
 
 
 def chat(**more):
-    return chat_asked({**CHAT, **more}, max_rows=8)
+    return chat_asked({**CHAT, **more}, max_rows=8, vocabulary=50)
 
 
 def text(**more):
@@ -46,6 +47,8 @@ def test_what_is_said_is_taken():
     assert asked.max_new_tokens == 7 and asked.logprobs == 2 and chat(logprobs=True).logprobs == 0
     assert chat(temperature=1e-300).temperature == 0.0 and chat(temperature=1e-3).temperature == 1e-3
     assert text(prompt=[1, 2], logprobs=0).prompt == [1, 2] and text(prompt=["w2"]).prompt == "w2"
+    given = chat(presence_penalty=1, frequency_penalty=-0.5, logit_bias={"49": -100, "3": 0.5}).changes
+    assert given == ScoreChanges(presence=1.0, frequency=-0.5, added={49: -100.0, 3: 0.5})
     parts = [{"type": "text", "text": "w1 "}, {"type": "text", "text": "w2"}]
     assert chat(messages=[{"role": "developer", "content": parts}]).messages == [
         {"role": "system", "content": "w1 w2"}
@@ -93,8 +96,14 @@ def test_a_clients_own_answer_may_be_sent_back():
         ({"kv_transfer_params": {"prompt_token_ids": [1]}}, "kv_transfer_params"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"logit_bias": {"5": -100}}, "logit_bias"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty"),
+        ({"logit_bias": {"50": -100}}, "logit_bias"),
+        ({"logit_bias": {"-1": -100}}, "logit_bias"),
+        ({"logit_bias": {"5": -101}}, "logit_bias"),
+        ({"logit_bias": {"5": None}}, "logit_bias"),
+        ({"logit_bias": dict.fromkeys(map(str, range(1025)), 1)}, "logit_bias"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty"),
         ({"top_k": 5}, "top_k"),
         ({"ignore_eos": True}, "ignore_eos"),
         ({"min_tokens": 1}, "min_tokens"),
@@ -141,7 +150,7 @@ JSON = st.recursive(
 )
 FIELDS = sorted(
     "model messages prompt n temperature top_p seed stop stream stream_options max_tokens max_completion_tokens logprobs "
-    "top_logprobs best_of echo tools logit_bias response_format user".split()
+    "top_logprobs best_of echo tools logit_bias presence_penalty response_format user".split()
 )
 BODIES = st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5)
 
@@ -150,7 +159,7 @@ BODIES = st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=5)
 @given(body=JSON | BODIES | BODIES.map(lambda more: CHAT | more) | BODIES.map(lambda more: TEXT | more))
 def test_any_body_is_taken_or_refused(body):
     for ask in (
-        lambda: chat_asked(body, max_rows=8),
+        lambda: chat_asked(body, max_rows=8, vocabulary=50),
         lambda: completion_asked(body, max_rows=8, vocabulary=50),
     ):
         try:

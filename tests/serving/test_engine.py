@@ -8,10 +8,12 @@ import threading
 import numpy as np
 import pytest
 import torch
+from transformers import LogitsProcessorList
 
 from lit_cartridges.attention import Reading, reads_prefixes
 from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.generation import generate_from_prefix
+from lit_cartridges.serving.choice import ScoreChanges
 from lit_cartridges.serving.engine import LocalEngine
 from lit_cartridges.serving.job import EngineError, Job, Token, row_seed
 from lit_cartridges.serving.residents import Resident
@@ -21,13 +23,14 @@ STOP = 7
 PREFIXES = [list(range(3, 33)), [5 + i * i % 60 for i in range(41)], list(range(60, 20, -1))]
 
 
-def resident_of(model, at: int | None) -> Resident | None:
+def resident_of(model, at: int | None, *, biased: bool = False) -> Resident | None:
     if at is None:
         return None
-    keys, values = prefill(model, PREFIXES[at])
-    return Resident(
-        key=((str(at), (0, 0, 0)),), prefix=(keys, values), num_tokens=len(PREFIXES[at]), nbytes=0
-    )
+    prefix = prefill(model, PREFIXES[at])
+    if biased:
+        draws = torch.Generator().manual_seed(at)
+        prefix = *prefix, [3 * torch.randn(x.shape[:2], generator=draws) for x in prefix[0]]
+    return Resident(key=((str(at), (0, 0, 0)),), prefix=prefix, num_tokens=len(PREFIXES[at]), nbytes=0)
 
 
 class Asked:
@@ -77,9 +80,10 @@ def engine_of():
         engine.join(30)
 
 
-def alone(model, prompt, resident, max_new_tokens=12) -> list[int]:
-    keys, values = (None, None) if resident is None else resident.prefix
-    options = {"max_new_tokens": max_new_tokens, "do_sample": False, "eos_token_id": STOP, "pad_token_id": 0}
+def alone(model, prompt, resident, max_new_tokens=12, **options) -> list[int]:
+    keys, values, *biases = (None, None) if resident is None else resident.prefix
+    options |= {"max_new_tokens": max_new_tokens, "do_sample": False, "eos_token_id": STOP, "pad_token_id": 0}
+    options["biases"] = biases[0] if biases else None
     out = generate_from_prefix(model, keys, values, torch.tensor([prompt]), **options)
     return out[0, len(prompt) :].tolist()
 
@@ -92,15 +96,42 @@ def prompts(count: int) -> list[list[int]]:
 def test_rows_behind_different_cartridges_are_what_they_are_alone(name, engine_of):
     model = tiny_model(name)
     engine = engine_of(model, max_rows=3)
-    held = [resident_of(model, at) for at in (0, 1, 2, None)]
+    held = [resident_of(model, at) for at in (0, 1, 2, None)] + [resident_of(model, 1, biased=True)]
     asked = [
-        Asked(engine, prompt, held[i % 4], max_new_tokens=5 + 4 * i % 17)
+        Asked(engine, prompt, held[i % 5], max_new_tokens=5 + 4 * i % 17)
         for i, prompt in enumerate(prompts(14))
     ]
     for i, (prompt, one) in enumerate(zip(prompts(14), asked, strict=True)):
-        assert one.ids() == [alone(model, prompt, held[i % 4], 5 + 4 * i % 17)]
+        assert one.ids() == [alone(model, prompt, held[i % 5], 5 + 4 * i % 17)]
         assert one.over.wait(10)
+    pairs = [[alone(model, prompt, one) for prompt in prompts(14)] for one in (held[1], held[4])]
+    assert pairs[0] != pairs[1], "the biases matter"
     assert engine.rows == engine.waiting == 0
+
+
+CHANGES = ScoreChanges(presence=1.5, frequency=0.5, added={11: -100.0, 12: 2.0})
+
+
+def test_scores_are_changed_by_what_was_said_and_told_as_they_were(llama, engine_of):
+    engine, held, prompt = engine_of(llama), resident_of(llama, 0), [40, 41]
+
+    def naive(input_ids, scores):
+        said = torch.bincount(input_ids[0, len(prompt) :], minlength=scores.shape[-1])
+        changed = scores - 1.5 * (said > 0) - 0.5 * said
+        changed[0, 11] -= 100.0
+        changed[0, 12] += 2.0
+        return changed
+
+    beside = Asked(engine, prompt, held, logprobs=1)
+    changed = Asked(engine, prompt, held, logprobs=1, changes=CHANGES)
+    assert beside.ids() == [alone(llama, prompt, held)]
+    (tokens,) = changed.tokens()
+    ids = [token.token_id for token in tokens]
+    assert ids == alone(llama, prompt, held, logits_processor=LogitsProcessorList([naive]))
+    assert ids != alone(llama, prompt, held)
+    plain = dense(llama, held, prompt + ids)[len(prompt) - 1 : -1]
+    told = [token.noted.logprob for token in tokens]
+    assert told == pytest.approx([row[token] for row, token in zip(plain, ids, strict=True)], abs=1e-4)
 
 
 def test_a_model_whose_rotation_knows_the_length_answers_one_job_at_a_time(engine_of):

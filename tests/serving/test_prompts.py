@@ -18,7 +18,7 @@ from tests.tiny_run import tokenizer as tiny_tokenizer
 
 def asked(*messages: tuple[str, str]):
     body = {"model": "a", "messages": [{"role": role, "content": text} for role, text in messages]}
-    return chat_asked(body, max_rows=1)
+    return chat_asked(body, max_rows=1, vocabulary=97)
 
 
 def text(prompt):

@@ -13,6 +13,7 @@ from lit_cartridges.serving.metrics import Metrics
 from lit_cartridges.serving.refusals import Refusal
 from lit_cartridges.serving.residents import Residents, unreadable_by
 from lit_cartridges.serving.shelf import Shelf
+from tests.formats.cartridges import with_biases
 from tests.serving.shelves import fill, of_text, pocket
 
 
@@ -38,6 +39,13 @@ def test_they_are_what_the_files_hold(folder):
     both = held.take(["b", "a"])
     assert same(both.prefix, Cartridge.compose([of_text(2), of_text(1)]))
     assert both.num_tokens == of_text(2).num_tokens + of_text(1).num_tokens - 1
+
+
+def test_a_bias_per_key_is_held_beside_them(folder):
+    biased = with_biases(of_text(1))
+    biased.save_pretrained(folder / "biased")
+    keys, values, biases = residents(folder).take(["biased"]).prefix
+    assert same((keys, values), biased) and all(map(torch.equal, biases, biased.biases()))
 
 
 def test_a_file_is_read_once_while_it_stays_the_same(folder):

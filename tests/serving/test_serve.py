@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 import torch
+from transformers import LogitsProcessor, LogitsProcessorList
 
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.cartridge_files import TENSORS
@@ -156,6 +157,33 @@ def test_a_seed_decides_sampled_replies(client):
     assert texts(seed=None) != texts(seed=None)
 
 
+class Changed(LogitsProcessor):
+    """What presence_penalty=1, frequency_penalty=0.5 and one token's bias of -100 are, by their definition."""
+
+    def __init__(self, prompt_tokens: int, banned: int) -> None:
+        self.prompt_tokens, self.banned = prompt_tokens, banned
+
+    def __call__(self, input_ids, scores):
+        said = torch.bincount(input_ids[0, self.prompt_tokens :], minlength=scores.shape[-1])
+        scores = scores - 1.0 * (said > 0) - 0.5 * said
+        scores[0, self.banned] -= 100.0
+        return scores
+
+
+def test_penalties_and_biases_change_a_reply_as_they_are_defined(client):
+    frozen, tokenizer = pocket()
+    for question in questions("b")[:3]:
+        attached = of_text(2).attach(frozen, tokenizer)
+        prompt = attached.renderer.prompt_ids([user(question)])
+        banned = text_ids(tokenizer, expected("b", question).split()[0])[0]
+        said = attached.chat(
+            question, max_new_tokens=NEW, logits_processor=LogitsProcessorList([Changed(len(prompt), banned)])
+        )
+        options = {"presence_penalty": 1, "frequency_penalty": 0.5, "logit_bias": {str(banned): -100}}
+        assert chat(client, "b", question, **options).choices[0].message.content == said
+        assert said != expected("b", question)
+
+
 def test_log_probabilities_come_with_every_token(client):
     question = questions("b")[0]
     (whole,) = chat(client, "b", question, logprobs=True, top_logprobs=3).choices
@@ -203,6 +231,7 @@ def test_texts_and_ids_go_on_as_generate_has_it(client, model):
     assert "".join(event.choices[0].text for event in pieces) == said
 
 
+IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]
 REFUSED = [
     (openai.NotFoundError, {"model": "d"}, "there are: a, b, c"),
     (openai.NotFoundError, {"model": "../a"}, "there is no cartridge"),
@@ -215,7 +244,11 @@ REFUSED = [
     (openai.BadRequestError, {"n": 8, "max_tokens": 1000000}, "leave room for"),
     (openai.BadRequestError, {"extra_body": {"prompt_logprobs": 1}}, "prompt_logprobs"),
     (openai.BadRequestError, {"extra_body": {"kv_transfer_params": {}}}, "kv_transfer_params"),
-    (openai.BadRequestError, {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    (openai.BadRequestError, {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools.*place a cartridge stands"),
+    (openai.BadRequestError, {"extra_body": {"repetition_penalty": 1.2}}, "no tokens that could be counted"),
+    (openai.BadRequestError, {"extra_body": {"echo": True}}, "could be echoed"),
+    (openai.BadRequestError, {"extra_body": {"cache_salt": "x"}}, "cache_salt"),
+    (openai.BadRequestError, {"messages": IMAGE}, "asked in text alone"),
 ]  # fmt: skip
 
 
@@ -371,6 +404,14 @@ def test_more_than_it_takes_is_told_to_come_again(folder):
         while metric(small, "open_requests") and time.monotonic() < until:
             time.sleep(0.01)
         assert small.ask("/v1/completions", {"model": "a", "prompt": "who", "max_tokens": 1})[0] == 200
+        crowd = [raw(small, b"") for _ in range(2 + 256)]
+        status, answer = small.ask("/health")
+        assert (status, answer["error"]["code"]) == (503, "too_many_connections")
+        for connection in crowd:
+            connection.close()
+        while (status := small.ask("/health")[0]) != 200 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert status == 200
 
 
 def test_sigterm_lets_open_requests_end_and_ctrl_c_ends_them(folder):

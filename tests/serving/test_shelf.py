@@ -27,7 +27,7 @@ def folder(tmp_path):
 
 
 def served(folder) -> Shelf:
-    return Shelf(folder, refuses=unreadable_by(pocket()[0]))
+    return Shelf(folder, refuses=unreadable_by(pocket()[0], biases=False))
 
 
 def test_a_run_and_a_cartridge_of_its_own_have_their_folders_names(folder):

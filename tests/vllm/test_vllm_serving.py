@@ -6,12 +6,16 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import openai
 import pytest
 
+from tests.formats.cartridges import with_biases
 from tests.serving.server import serving
 from tests.serving.shelves import fill, of_text, pocket, task
 from tests.serving.test_serve import (
@@ -30,6 +34,7 @@ from tests.serving.test_serve import (
     test_models_are_listed_with_what_their_files_say,
     test_nonsense_harms_nobody,
     test_other_routes_and_forms_are_refused_in_openais_form,
+    test_penalties_and_biases_change_a_reply_as_they_are_defined,
     test_texts_and_ids_go_on_as_generate_has_it,
     test_what_would_be_answered_wrongly_is_refused,
 )
@@ -50,6 +55,7 @@ __all__ = [
     "test_models_are_listed_with_what_their_files_say",
     "test_nonsense_harms_nobody",
     "test_other_routes_and_forms_are_refused_in_openais_form",
+    "test_penalties_and_biases_change_a_reply_as_they_are_defined",
     "test_texts_and_ids_go_on_as_generate_has_it",
     "test_what_would_be_answered_wrongly_is_refused",
 ]
@@ -109,6 +115,60 @@ def test_a_damaged_file_beside_them_harms_nobody(client, folder):
     shutil.rmtree(folder / "empty")
 
 
+def test_what_vllm_would_compute_anew_is_refused_and_spoils_nothing(server, client):
+    """Such requests skip vLLM's prefix cache; it would read the placeholders as text, and keep that for all that follow."""
+    question = questions("a")[3]
+    chat_body = {"model": "a", "messages": [{"role": "user", "content": question}], "max_tokens": 2}
+    text_body = {"model": "a", "prompt": question, "max_tokens": 2}
+    for more in (
+        {"prompt_logprobs": 1},
+        {"echo": True, "logprobs": True},
+        {"prompt_logprob_token_ids": [1]},
+        {"kv_transfer_params": {"lit_cartridge": "a", "prompt_token_ids": [1]}},
+        {"cache_salt": "a"},
+        {"truncate_prompt_tokens": 3},
+        {"repetition_penalty": 1.2},
+        {"structured_outputs": {"choice": ["a"]}},
+        {"vllm_xargs": {}},
+    ):
+        for path, body in (("/v1/chat/completions", chat_body), ("/v1/completions", text_body)):
+            more = {name: 1 if value is True and path == "/v1/completions" and name == "logprobs" else value
+                    for name, value in more.items()}  # fmt: skip
+            status, answer = server.ask(path, body | more)
+            assert (status, answer["error"]["param"]) == (400, next(iter(more))), answer
+    for path in (
+        *("/v1/responses", "/v1/messages", "/v1/chat/completions/batch", "/v1/chat/completions/render"),
+        *("/v1/completions/render", "/inference/v1/generate", "/tokenize", "/pooling", "/reset_prefix_cache"),
+    ):
+        assert server.ask(path, chat_body)[1]["error"]["code"] == "unknown_route"
+    assert chat(client, "a", question).choices[0].message.content == expected("a", question)
+
+
+def test_a_bias_per_key_is_refused_with_both_ways_out(client, folder):
+    with_biases(of_text(1)).save_pretrained(folder / "biased")
+    try:
+        with pytest.raises(openai.BadRequestError, match="--engine local.*--model.init.bias false"):
+            chat(client, "biased", "who ?")
+    finally:
+        shutil.rmtree(folder / "biased")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"lit_cartridge": "nowhere", "lit_cartridge_tokens": tokens}
+        for tokens in (-1, 0, True, "80", None, [80], 10**30)
+    ]
+    + [{"lit_cartridge": name, "lit_cartridge_tokens": 40} for name in (None, 7, [], "../a", "\0")]
+    + [{"lit_cartridge": "nowhere"}, {"lit_cartridge_tokens": 40}, {}],
+)
+def test_nothing_that_the_scheduler_is_told_ends_the_engine(server, given):
+    behind = Behind(server.process.pid)
+    body = {"model": "teacher", "prompt": [3] * 80, "max_tokens": 1, "cache_salt": "nonsense"}
+    assert behind.ask(body | {"kv_transfer_params": given})[0] in (200, 400, 500)
+    assert behind.ask(body)[0] == 200 and server.ask("/health")[0] == 200
+
+
 def test_a_cartridge_that_a_worker_cannot_read_fails_its_request_alone(server, client):
     behind = Behind(server.process.pid)
     body = {"model": "teacher", "prompt": [3] * 80 + [7, 8], "max_tokens": 4, "cache_salt": "nowhere"}
@@ -153,13 +213,53 @@ def test_a_corpus_is_read_in_the_context_and_all_goes_with_the_server(folder, tm
         assert not spool.exists() and not behind.running()
 
 
-def test_an_option_that_cannot_work_ends_the_start_with_its_reason(folder, tmp_path):
-    options = ["--enforce-eager", '--speculative-config={"method": "ngram", "num_speculative_tokens": 2}']
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (
+            '--speculative-config={"method": "ngram", "num_speculative_tokens": 2}',
+            "speculative decoding is not served.*draft",
+        ),
+        (
+            "--no-such-option",
+            r"ended with exit status 2 before.*\n  error: unrecognized arguments: --no-such-option\n",
+        ),
+    ],
+)
+def test_an_option_that_cannot_work_ends_the_start_with_its_reason(folder, tmp_path, option, told):
     with (
-        pytest.raises(AssertionError, match="speculative decoding is not served.*draft model"),
-        started_vllm(folder, tmp_path, vllm=options),
+        pytest.raises(AssertionError, match=told),
+        started_vllm(folder, tmp_path, vllm=["--enforce-eager", option]),
     ):
         pass
+
+
+def test_sigterm_while_vllm_starts_leaves_nothing(folder, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "lit_cartridges.cli",
+        "serve",
+        str(folder),
+        "--port",
+        "0",
+        "--engine",
+        "vllm",
+    ]
+    own = {"LIT_CARTRIDGES_VLLM": os.environ["VLLM_PYTHON"], "TMPDIR": str(tmp_path)}
+    starting = subprocess.Popen(command, env=os.environ | own, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        behind, until = None, time.monotonic() + 120
+        while behind is None and time.monotonic() < until:
+            time.sleep(0.1)
+            with suppress(ValueError):  # it is not there yet
+                behind = Behind(starting.pid)
+        starting.send_signal(signal.SIGTERM)
+        assert starting.wait(90) == 128 + signal.SIGTERM
+    finally:
+        starting.kill()
+        starting.communicate()
+    assert behind and not behind.running() and not list(tmp_path.glob("lit_cartridges_serve_*"))
 
 
 def test_vllm_is_taken_by_default_where_it_is_named(folder, tmp_path):

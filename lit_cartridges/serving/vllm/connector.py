@@ -4,8 +4,9 @@ The placeholders in front of a prompt count as computed elsewhere; before the st
 are written into the blocks that the scheduler has given them, by ``do_kv_cache_update`` of the attention backend, which knows its
 own layout. Nothing waits layer by layer, so full CUDA graphs stay usable, and vLLM's ``attn_metadata`` is not looked at.
 
-A worker that cannot read a cartridge fails that one request. A model with several groups of layers (sliding windows) cannot be
-told so by block ids: there the engine ends, rather than answer from blocks that nobody wrote. Every file is checked before.
+A worker that cannot read a cartridge fails that one request. vLLM takes this as block ids, which it cannot tell apart where a
+model has several groups of layers (sliding windows): there the file is marked as lost, and `VLLMEngine`, which looks for the mark
+before it hands a token on, fails the request. Nobody reads those blocks again, since the cartridge's next file has another name.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from vllm.logger import init_logger
 from vllm.model_executor.models.utils import extract_layer_index
 
 from lit_cartridges.serving.vllm.placement import heads_of, slots
-from lit_cartridges.serving.vllm.spool import OpenCartridges
+from lit_cartridges.serving.vllm.spool import OpenCartridges, mark_lost
 from lit_cartridges.serving.vllm.wanted import Load, Wanted
 
 MARK = "lit_cartridges:"
@@ -111,8 +112,9 @@ class CartridgeConnector(KVConnectorBase_V1, SupportsHMA):
             except Exception:
                 _log.exception("%s the cartridge of a request cannot be read", MARK)
                 if len(load.block_ids) > 1:
-                    raise
-                self._failed.update(load.block_ids[0])
+                    mark_lost(self._files.folder, load.name)
+                else:
+                    self._failed.update(load.block_ids[0])
 
     def _write(self, load: Load, layers: dict[str, Any]) -> None:
         groups = self._kv_cache_config.kv_cache_groups

@@ -166,6 +166,8 @@ class VLLMEngine:
                 said = line.removeprefix("data: ")
                 if said == line or said == "[DONE]":
                     continue
+                if isinstance(job.resident, SpooledResident) and job.resident.lost:
+                    raise EngineError("a worker of vLLM's cannot read the cartridge; ask again")
                 tokens = tokens_of(said, most=job.logprobs)
                 if _greedy(job):
                     tokens = [replace(token, index=index) for token in tokens for index in range(job.n)]
@@ -193,6 +195,9 @@ class VLLMEngine:
             "n": 1 if _greedy(job) else job.n,
             "temperature": 0 if _greedy(job) else job.temperature,
             "top_p": max(job.top_p, _LEAST_SHARE),
+            "presence_penalty": job.changes.presence,
+            "frequency_penalty": job.changes.frequency,
+            "logit_bias": {str(token): value for token, value in job.changes.added.items()} or None,
             "seed": row_seed(job.seed, 0) >> 2,  # of the first row; vLLM counts on from it
             "max_tokens": job.max_new_tokens,
             "ignore_eos": True,  # these end a reply, and no others

@@ -15,12 +15,22 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-_SUFFIX = ".safetensors"
+_SUFFIX, _LOST = ".safetensors", ".lost"
 
 
 def spool_file(folder: Path, name: str) -> Path:
     """Of a name."""
     return folder / f"{name}{_SUFFIX}"
+
+
+def mark_lost(folder: Path, name: str) -> None:
+    """A worker cannot read the file."""
+    spool_file(folder, name).with_suffix(_LOST).touch()
+
+
+def is_lost(file: Path) -> bool:
+    """Whether a worker could not read it."""
+    return file.with_suffix(_LOST).exists()
 
 
 def write_spooled(file: Path, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from lit_cartridges.attention.rows_reading import Prefix
 from lit_cartridges.serving.residents import Key, Resident, Residents
-from lit_cartridges.serving.vllm.spool import spool_file, write_spooled
+from lit_cartridges.serving.vllm.spool import is_lost, spool_file, write_spooled
 
 _log = logging.getLogger(__name__)
 _LATE_S = 120.0  # a request that was given up may still be in the engine's step, whose workers read the file
@@ -25,13 +24,22 @@ _MOST_FP8 = 448.0  # e4m3
 class SpooledResident(Resident):
     """
     Args:
-        name: of the file in the spool: drawn anew for each, so that nobody can guess it and no block of another is taken for
-            its own; None where the context is text.
+        file: in the spool; None where the context is text.
         ids: what stands in the context in place of a cartridge.
     """
 
-    name: str | None = None
+    file: Path | None = None
     ids: Sequence[int] = ()
+
+    @property
+    def name(self) -> str | None:
+        """Of the file: drawn anew for each, so that nobody can guess it and no block of another is taken for its own."""
+        return None if self.file is None else self.file.stem
+
+    @property
+    def lost(self) -> bool:
+        """Whether a worker could not read the file."""
+        return self.file is not None and is_lost(self.file)
 
 
 class SpooledResidents(Residents):
@@ -47,7 +55,17 @@ class SpooledResidents(Residents):
         self.folder, self.fp8 = folder, fp8
         self._dropped: deque[tuple[float, Path]] = deque()
 
-    def _kept(self, key: Key, keys: list[Tensor], values: list[Tensor], nbytes: int) -> Resident:
+    def _taken(self, key: Key) -> Resident | None:
+        with self._lock:
+            held = self._held.get(key)
+            if isinstance(held, SpooledResident) and held.file and (held.lost or not held.file.exists()):
+                self._drop(
+                    key
+                )  # and is written anew; what cleans a machine's folder for temporary files may have taken it
+        return super()._taken(key)
+
+    def _kept(self, key: Key, prefix: Prefix, nbytes: int) -> Resident:
+        keys, values = prefix  # one with biases is refused by the shelf
         if self.fp8 and (largest := max(float(x.abs().max()) for x in (*keys, *values))) > _MOST_FP8:
             _log.warning(
                 "%s holds numbers up to %.0f, and vLLM's cache of 8 bits (--kv-cache-dtype) none above %.0f times the scale that "
@@ -56,11 +74,11 @@ class SpooledResidents(Residents):
                 largest,
                 _MOST_FP8,
             )
-        name = secrets.token_hex(16)
-        write_spooled(spool_file(self.folder, name), keys, values)
+        file = spool_file(self.folder, secrets.token_hex(16))
+        write_spooled(file, keys, values)
         tokens = keys[0].shape[-2]
         return self._hold(
-            SpooledResident(key=key, prefix=([], []), num_tokens=tokens, nbytes=nbytes, name=name)
+            SpooledResident(key=key, prefix=([], []), num_tokens=tokens, nbytes=nbytes, file=file)
         )
 
     def _kept_corpus(self, key: Key, ids: Sequence[int]) -> Resident:
@@ -73,7 +91,7 @@ class SpooledResidents(Residents):
         resident = self._held[key]
         super()._drop(key)
         now = time.monotonic()
-        if isinstance(resident, SpooledResident) and resident.name is not None:
-            self._dropped.append((now + _LATE_S, spool_file(self.folder, resident.name)))
+        if isinstance(resident, SpooledResident) and resident.file is not None:
+            self._dropped.append((now + _LATE_S, resident.file))
         while self._dropped and self._dropped[0][0] <= now:
             self._dropped.popleft()[1].unlink(missing_ok=True)

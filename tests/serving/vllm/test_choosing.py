@@ -15,7 +15,7 @@ from lit_cartridges.serving.residents import unreadable_by
 from lit_cartridges.serving.shelf import Shelf
 from lit_cartridges.serving.vllm.choosing import chosen_engine
 from lit_cartridges.serving.vllm.server import require_options
-from lit_cartridges.serving.vllm.spool import OpenCartridges, spool_file
+from lit_cartridges.serving.vllm.spool import OpenCartridges, mark_lost, spool_file
 from lit_cartridges.serving.vllm.spooled_residents import SpooledResidents
 from lit_cartridges.serving.vllm.unloaded import UnloadedModel
 from lit_cartridges.strategies.frozen_models import FrozenModel
@@ -182,6 +182,17 @@ def test_files_are_dropped_with_their_cartridges_but_not_at_once(tmp_path, monke
     clock[0] = 1000.0
     held.give_back(held.take(["a"]))
     assert [file.exists() for file in files] == [False, False, True]
+
+
+def test_a_file_that_is_gone_or_that_a_worker_could_not_read_is_written_anew(tmp_path):
+    held = residents(fill(tmp_path / "runs", a=1), tmp_path / "spool")
+    first = held.take(["a"])
+    first.file.unlink()
+    second = held.take(["a"])
+    mark_lost(tmp_path / "spool", second.name)
+    third = held.take(["a"])
+    assert len({first.name, second.name, third.name}) == 3 and third.file.exists() and not third.lost
+    assert held.take(["a"]) is third and held.count == 1
 
 
 def test_numbers_that_8_bits_cannot_hold_are_warned_of(tmp_path, caplog):

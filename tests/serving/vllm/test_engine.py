@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from lit_cartridges.serving.choice import Chosen
 from lit_cartridges.serving.job import EngineError, Token
 from lit_cartridges.serving.vllm.engine import VLLMEngine, tokens_of
+from lit_cartridges.serving.vllm.spool import mark_lost, spool_file
 from lit_cartridges.serving.vllm.spooled_residents import SpooledResident
 from tests.serving.test_engine import Asked
 
@@ -87,7 +89,9 @@ def resident(**options) -> SpooledResident:
 
 def test_a_cartridge_is_placeholders_a_salt_and_a_name(engine, server):
     Script.lines = [event(0, [5, 6]), event(0, [9], "stop"), "[DONE]"]
-    asked = Asked(engine, [7, 8], resident(num_tokens=3, name="secret"), max_new_tokens=4)
+    asked = Asked(
+        engine, [7, 8], resident(num_tokens=3, file=Path("spool/secret.safetensors")), max_new_tokens=4
+    )
     assert asked.ids() == [[5, 6, 9]] and asked.over.wait(10)
     ((path, key, body),) = Script.bodies
     assert (path, key) == ("/v1/completions", "Bearer k3y")
@@ -154,6 +158,16 @@ def test_what_goes_wrong_is_told_to_the_one_that_asked(engine, status, lines, to
     assert asked.over.wait(10) and engine.alive and engine.rows == engine.waiting == 0
     Script.status, Script.lines = 200, [event(0, [9], "stop")]
     assert Asked(engine, [7], None).ids() == [[9]]
+
+
+def test_no_token_of_a_cartridge_that_a_worker_could_not_read_is_handed_on(engine, tmp_path):
+    held = resident(num_tokens=3, file=spool_file(tmp_path, "a"))
+    Script.lines = [event(0, [5]), 0.5, event(0, [6]), event(0, [9], "stop")]
+    asked = Asked(engine, [7], held)
+    assert asked.came.get(timeout=10)[0].token_id == 5
+    mark_lost(tmp_path, "a")  # as after a preemption
+    with pytest.raises(EngineError, match="cannot read the cartridge"):
+        asked.tokens()
 
 
 def test_a_job_that_is_let_go_gives_back_what_it_reads(engine):
