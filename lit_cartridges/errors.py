@@ -14,20 +14,19 @@ _VERBS = ("must ", "needs ", "is ", "cannot ", "holds ")
 
 
 class CartridgesError(Exception):
-    """Base of this package's errors: the message names a setting or a file, its value, and what would work.
+    """Base of this package's errors: the message names a setting or a file, its value, and what would work."""
+
+
+class DetailedError(CartridgesError):
+    """One with more to show.
 
     Args:
         details: lines, such as the end of a log, which the commands show below the message.
     """
 
-    def __init__(self, *message: object, details: str = "") -> None:
-        self.details = details
-        super().__init__(*((f"{message[0]}:\n{details}",) if details else message))
-
-    @property
-    def headline(self) -> str:
-        """The message without the details."""
-        return str(self).removesuffix(f":\n{self.details}") if self.details else str(self)
+    def __init__(self, headline: str, *, details: str = "") -> None:
+        self.headline, self.details = headline, details
+        super().__init__(f"{headline}:\n{details}" if details else headline)
 
 
 class SettingError(CartridgesError, ValueError):

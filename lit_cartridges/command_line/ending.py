@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from lit_cartridges.command_line.given import as_typed, given_settings
-from lit_cartridges.errors import CartridgesError, SettingError, is_ours, raised_by
+from lit_cartridges.errors import DetailedError, SettingError, is_ours, raised_by
 from lit_cartridges.optional import hint
 
 DEBUG = "--debug"
@@ -90,7 +90,7 @@ def refuse(message: str, error: BaseException | None = None) -> NoReturn:
     running = _running.get() or _Running()
     if running.debug and error is not None:
         traceback.print_exception(error)
-    details = error.details if isinstance(error, CartridgesError) else ""
+    details = error.details if isinstance(error, DetailedError) else ""
     text = as_typed(message.removesuffix(details), given_settings(running.argv))
     print(one_line(f"{running.prog}: {text}"), file=sys.stderr)
     for line in details.splitlines():

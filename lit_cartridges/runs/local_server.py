@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 
-from lit_cartridges.errors import CartridgesError
+from lit_cartridges.errors import DetailedError
 from lit_cartridges.runs.child_process import ChildProcess
 from lit_cartridges.runs.steady_bar import SteadyBar
 
@@ -19,7 +19,7 @@ _LOOK_S, _ANSWER_S, _PORTS = 0.25, 10.0, 3
 _TAKEN = ("address already in use", "errno 98")
 
 
-class ServerError(CartridgesError, RuntimeError):
+class ServerError(DetailedError, RuntimeError):
     """A server did not start, or has ended."""
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from lit_cartridges.errors import CartridgesError
+from lit_cartridges.errors import DetailedError
 from lit_cartridges.runs.atomic_files import write_atomically
 
 _STEP = re.compile(r"(\d+)/(\d+) \[")
@@ -42,7 +42,7 @@ class TrainingRun(Protocol):
         """The command line after ``lit-cartridges``."""
 
 
-class TrainingFailed(CartridgesError, RuntimeError):
+class TrainingFailed(DetailedError, RuntimeError):
     """One of several trainings has failed; with the end of its log."""
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from transformers import PretrainedConfig
 
 from lit_cartridges.conversations.top_logprobs import TopLogprobs
-from lit_cartridges.errors import CartridgesError
+from lit_cartridges.errors import DetailedError
 from lit_cartridges.settings import PositiveInt, Temperature, check_fields
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ["Completion", "Request", "Sampling", "Talk", "Teacher", "TeacherError
 T = TypeVar("T")
 
 
-class TeacherError(CartridgesError, RuntimeError):
+class TeacherError(DetailedError, RuntimeError):
     """A teacher cannot do what it was asked, or returns nothing of use."""
 
 
