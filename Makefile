@@ -74,14 +74,16 @@ test-newest: $(STAMP) ## run the quick tests with the newest transformers, light
 	@$(NEWEST)/bin/python -c 'from importlib.metadata import version as v; print(*(f"{n} {v(n)}" for n in ("transformers", "lightning", "jsonargparse")))'
 	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -n $(TEST_PROCESSES) --dist worksteal -m 'not slow' $(PYTEST_ARGS)
 
-# kvpress wants a transformers below 5.3: an environment on top of .venv that holds it and what it asks for, and takes torch from there.
-$(KVPRESS): $(STAMP)
+# kvpress wants a transformers below 5.3: an environment on top of .venv that holds it and what it asks for, and takes torch from
+# there. That pip then finds the transformers too old for this package does not matter: it is not used from there.
+$(KVPRESS)/.installed: $(STAMP)
 	$(PY) -m venv --without-pip $(KVPRESS)
 	@$(PY) -c 'import sys; print(*(p for p in sys.path if p.endswith("-packages")), sep="\n")' \
 	  > "$$($(KVPRESS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
 	$(PY) -m pip --python $(KVPRESS)/bin/python install --quiet kvpress==0.5.5 'transformers==5.2.0'
+	@touch $@
 
-install-kvpress: $(KVPRESS) ## an environment with kvpress, the peer of benchmarks/kvpress_peer.py
+install-kvpress: $(KVPRESS)/.installed ## an environment with kvpress, the peer of benchmarks/kvpress_peer.py
 
 $(DEEPSPEED): $(STAMP)
 	$(PY) -m pip install --quiet -c $(VENV)/constraints.txt --no-build-isolation -e '.[deepspeed]'

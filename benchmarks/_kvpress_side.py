@@ -27,12 +27,12 @@ def main(questions: Path, replies: Path) -> None:
     pipe = pipeline("kv-press-text-generation", model=model, tokenizer=tokenizer, device=given["device"])
     known = [json.loads(line) for line in replies.read_text().splitlines()] if replies.exists() else []
     done = {(one["context"], one["press"], one["ratio"]) for one in known}
-    runs = [("none", 0.0), *((name, ratio) for ratio in given["ratios"] for name in given["presses"])]
+    runs = [("whole", 0.0), *((name, ratio) for ratio in given["ratios"] for name in given["presses"])]
     for number, context in enumerate(given["contexts"]):
         for name, ratio in runs:
             if (number, name, ratio) in done:
                 continue
-            press = None if name == "none" else getattr(kvpress, name)(compression_ratio=ratio)
+            press = None if name == "whole" else getattr(kvpress, name)(compression_ratio=ratio)
             said, seconds = asked(pipe, context, press)
             line = {"context": number, "press": name, "ratio": ratio, "replies": said, "seconds": seconds}
             with replies.open("a") as file:

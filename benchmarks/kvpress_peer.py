@@ -16,15 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks import _common as common
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.evals import Ruler, RulerCorpus, evaluate, icl
 from lit_cartridges.evals.asked import asked
 from lit_cartridges.evals.pressed import pressed
 from lit_cartridges.evals.statistics import Mean, with_error
-from lit_cartridges.evals.systems import System
 from lit_cartridges.evals.tasks.generated import GeneratedTask
 from lit_cartridges.init import INITS, CascadeTokens, InitStrategy
 from lit_cartridges.models import load_model, load_tokenizer
@@ -57,7 +54,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--ratios", type=float, nargs="+", default=[0.25, 0.5, 0.75])
     parser.add_argument("--presses", nargs="+", default=list(PRESSES))
     parser.add_argument("--inits", nargs="+", default=list(OURS), choices=list(OURS))
-    parser.add_argument("--folder", type=Path, default=Path("runs/kvpress_peer"))
+    parser.add_argument(
+        "--sides", nargs="+", default=["kvpress", "ours"], choices=["kvpress", "ours"], help="to ask now"
+    )
+    parser.add_argument("--folder", type=Path, default=Path("runs/kvpress_peer"), help="keeps what was asked")
     args = parser.parse_args(argv)
     facts = common.begin(args)
     if args.kvpress is None or args.haystack is None:
@@ -69,7 +69,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
         for settings in _settings(args, kind)
     ]
     bench = _Bench(args, tasks)
-    results = [*bench.theirs(), *bench.ours()]
+    if "kvpress" in args.sides:
+        bench.ask_kvpress()
+    if "ours" in args.sides:
+        bench.ask_ours()
+    results = bench.results()
     common.headline(facts)
     show(results, [0.0, *args.ratios])
     same = bench.same_replies(results)
@@ -91,20 +95,49 @@ class _Bench:
         self.renderer = ChatRenderer(load_tokenizer(args.model))
         self.corpus_ids = [corpus.token_ids(self.renderer.tokenizer) for _, corpus in tasks]
         self.folder.mkdir(parents=True, exist_ok=True)
-
-    def theirs(self) -> list[dict[str, Any]]:
-        questions, replies = self.folder / "questions.json", self.folder / "replies.jsonl"
-        content = json.dumps(self._given())
+        questions, content = self.folder / "questions.json", json.dumps(self._given())
         if questions.exists() and questions.read_text() != content:
             raise SystemExit(f"{self.folder} holds a run with other settings; give another --folder")
         questions.write_text(content)
+
+    def ask_kvpress(self) -> None:
         side = Path(__file__).with_name("_kvpress_side.py")
-        subprocess.run([self.args.kvpress, side, questions, replies], check=True, stdout=sys.stderr)
-        found = [json.loads(line) for line in replies.read_text().splitlines()]
-        return [
-            self._row("kvpress", WHOLE if name == "none" else name, ratio, found)
-            for name, ratio in dict.fromkeys((one["press"], one["ratio"]) for one in found)
-        ]
+        subprocess.run(
+            [self.args.kvpress, side, self.folder / "questions.json", self.folder / "kvpress.jsonl"],
+            check=True,
+            stdout=sys.stderr,
+        )
+
+    def ask_ours(self) -> None:
+        """As the other side does: a line for each context, strategy and ratio that is not there yet."""
+        model, file = load_model(self.args.model, device=self.args.device), self.folder / "ours.jsonl"
+        done = {(one["context"], one["press"], one["ratio"]) for one in _lines(file)}
+        runs = [(WHOLE, 0.0), *((name, ratio) for ratio in self.args.ratios for name in self.args.inits)]
+        for number, ((task, _), ids) in enumerate(zip(self.tasks, self.corpus_ids, strict=True)):
+            for name, ratio in runs:
+                if (number, name, ratio) in done:
+                    continue
+                if name == WHOLE:
+                    system = icl(model, self.renderer, ids)
+                else:
+                    given = {"ratio": ratio, "seed": self.args.seed}
+                    system = pressed(model, self.renderer, ids, OURS[name], **given)
+                found = evaluate(model, self.renderer, system, task, max_new_tokens=self.args.max_new_tokens)
+                said = [reply.reply for reply in found.replies]
+                line = {"context": number, "press": name, "ratio": ratio, "replies": said}
+                with file.open("a") as lines:
+                    lines.write(json.dumps(line | {"seconds": system.prefill_s}) + "\n")
+
+    def results(self) -> list[dict[str, Any]]:
+        """A row for each press, strategy and ratio that all contexts were asked with."""
+        rows = []
+        for side in ("kvpress", "ours"):
+            found = _lines(self.folder / f"{side}.jsonl")
+            for name, ratio in dict.fromkeys((one["press"], one["ratio"]) for one in found):
+                own = [one for one in found if (one["press"], one["ratio"]) == (name, ratio)]
+                if len(own) == len(self.tasks):
+                    rows.append(self._scored(side, name, ratio, sorted(own, key=lambda one: one["context"])))
+        return rows
 
     def _given(self) -> dict[str, Any]:
         contexts = [
@@ -126,23 +159,11 @@ class _Bench:
             "contexts": contexts,
         }
 
-    def _row(self, side: str, name: str, ratio: float, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        wanted = "none" if name == WHOLE else name
-        own = sorted(
-            (one for one in found if (one["press"], one["ratio"]) == (wanted, ratio)),
-            key=lambda one: one["context"],
-        )
-        return self._scored(
-            side, name, ratio, [one["replies"] for one in own], [one["seconds"] for one in own]
-        )
-
-    def _scored(
-        self, side: str, name: str, ratio: float, replies: Sequence[Sequence[str]], seconds: Sequence[float]
-    ) -> dict[str, Any]:
+    def _scored(self, side: str, name: str, ratio: float, own: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Scores are averaged within a context first: its questions share what is lost."""
         means = [
             sum(task.score(q, reply) for q, reply in zip(task.questions(), said, strict=True)) / len(said)
-            for (task, _), said in zip(self.tasks, replies, strict=True)
+            for (task, _), said in zip(self.tasks, (one["replies"] for one in own), strict=True)
         ]
         mean = Mean.of(means)
         return {
@@ -151,40 +172,21 @@ class _Bench:
             "ratio": ratio,
             "score": mean.mean,
             "standard_error": mean.standard_error,
-            "seconds": sum(seconds) / len(seconds),
-            "replies": [list(said) for said in replies],
+            "seconds": sum(one["seconds"] for one in own) / len(own),
+            "replies": [one["replies"] for one in own],
         }
 
-    def ours(self) -> list[dict[str, Any]]:
-        model = load_model(self.args.model, device=self.args.device)
-        rows = [self._asked(WHOLE, 0.0, [icl(model, self.renderer, ids) for ids in self.corpus_ids], model)]
-        for ratio in self.args.ratios:
-            for name in self.args.inits:
-                systems = [
-                    pressed(model, self.renderer, ids, OURS[name], ratio=ratio, seed=self.args.seed)
-                    for ids in self.corpus_ids
-                ]
-                rows.append(self._asked(name, ratio, systems, model))
-                common.progress(f"{name} {ratio}: {rows[-1]['score']:.3f}")
-        return rows
-
-    def _asked(self, name: str, ratio: float, systems: Sequence[System], model: Any) -> dict[str, Any]:
-        options = {"max_new_tokens": self.args.max_new_tokens}
-        with torch.no_grad():
-            found = [
-                evaluate(model, self.renderer, system, task, **options)
-                for system, (task, _) in zip(systems, self.tasks, strict=True)
-            ]
-        said = [[reply.reply for reply in one.replies] for one in found]
-        return self._scored("ours", name, ratio, said, [system.prefill_s for system in systems])
-
     def same_replies(self, results: Sequence[dict[str, Any]]) -> tuple[int, int]:
-        theirs, ours = (
+        sides = [
             [reply.strip() for said in one["replies"] for reply in said]
             for one in results
             if one["system"] == WHOLE
-        )
-        return sum(a == b for a, b in zip(theirs, ours, strict=True)), len(ours)
+        ]
+        return sum(a == b for a, b in zip(*sides, strict=True)) if len(sides) == 2 else 0, len(sides[-1])
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def show(results: Sequence[dict[str, Any]], ratios: Sequence[float]) -> None:

@@ -20,11 +20,9 @@ class GeneratedTable(AskedReproduction):
 
     Attributes:
         columns: kinds of text.
-        most_new_tokens: of a reply, where the benchmark has more.
     """
 
     columns: Sequence[str]
-    most_new_tokens: int
     _column = ""
 
     @abstractmethod
@@ -49,10 +47,18 @@ class GeneratedTable(AskedReproduction):
     def measure(self, cell: Cell) -> Measured:
         """See `Reproduction.measure`."""
         self._column = cell.column
-        self.max_new_tokens = min(self.most_new_tokens, self.task.max_new_tokens)
-        found, parts = super().measure(cell), self.parts()
+        before, self.max_new_tokens = self.max_new_tokens, self.cut
+        try:
+            found, parts = super().measure(cell), self.parts()
+        finally:
+            self.max_new_tokens = before
         texts = [part.name for part in parts for _ in part.tasks[cell.column].pick(self.num_questions)]
         return replace(found, clusters=tuple(texts)) if len(parts) > 1 else found
+
+    @property
+    def cut(self) -> int:
+        """Tokens at which the column's replies are cut: where the benchmark does, if that is before ``max_new_tokens``."""
+        return min(self.max_new_tokens, self.task.max_new_tokens)
 
     @property
     def task(self) -> GeneratedTask:

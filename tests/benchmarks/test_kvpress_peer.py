@@ -39,9 +39,9 @@ def test_both_sides_answer_the_whole_context_alike(tmp_path, capfd):
         ("ours", "FirstTokens", 0.5),
     ]
     assert all(0 <= one["score"] <= 1 and one["seconds"] > 0 for one in figures["results"])
-    lines = (tmp_path / "run" / "replies.jsonl").read_text()
+    lines = (tmp_path / "run" / "kvpress.jsonl").read_text()
     kvpress_peer.main(given)  # nothing is asked twice
-    assert (tmp_path / "run" / "replies.jsonl").read_text() == lines
+    assert (tmp_path / "run" / "kvpress.jsonl").read_text() == lines
     with pytest.raises(SystemExit, match="holds a run with other settings"):
         kvpress_peer.main([*given, "--ratios", "0.25"])
     assert "kvpress: KnormPress" in capfd.readouterr().out

@@ -43,7 +43,7 @@ def test_ruler_has_a_cell_for_every_system_and_kind(model, haystack, tmp_path, c
         kinds=json.dumps(kinds),
         length_tokens=420,
         questions_per_text=2,
-        most_new_tokens=3,
+        max_new_tokens=3,
     )
     found = [(one.row, one.column, one.num_questions) for one in result.figures]
     asked = [2 * (1 if kind == "fwe" else 2) for kind in kinds]
@@ -76,7 +76,7 @@ def test_kvpress_has_a_row_for_every_strategy_over_what_is_gone(model, tmp_path)
         length_tokens=420,
         contexts=2,
         questions_per_text=2,
-        most_new_tokens=3,
+        max_new_tokens=3,
     )
     found = {(one.row, one.column): one for one in result.figures}
     assert list(found) == [
@@ -112,7 +112,7 @@ def test_kvpress_trains_a_cartridge_for_every_text_and_ratio(model, tmp_path):
         length_tokens=420,
         contexts=1,
         questions_per_text=2,
-        most_new_tokens=3,
+        max_new_tokens=3,
     )
     (_, one) = result.figures
     assert (one.row, one.column) == ("trained", "50% gone") and one.num_kv_tokens > 50
@@ -142,7 +142,7 @@ def test_mrcr_asks_for_every_reply_of_every_number_of_needles(score_by, model, t
         score_by=score_by,
         contexts=1,
         length_tokens=700,
-        most_new_tokens=3,
+        max_new_tokens=3,
         max_context_tokens=480,
         systems='["truncated_icl"]',
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any, ClassVar
 
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.errors import SettingError
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.pressed import kept_tokens, pressed
+from lit_cartridges.evals.result import EvalResult
 from lit_cartridges.evals.systems import ICL, NO_CONTEXT, System, SystemInput, of_cartridge
 from lit_cartridges.evals.systems.system import TokenIds
 from lit_cartridges.init import INITS
@@ -99,40 +101,39 @@ class KvpressTable(RulerTable):
 
     def measure(self, cell: Cell) -> Measured:
         """See `Reproduction.measure`; all tasks and texts, every task counting alike."""
-        start, made_s = time.perf_counter(), 0.0
+        start = time.perf_counter()
         values: list[float] = []
         weights: list[float] = []
         clusters: list[str] = []
-        systems: list[System] = []
+        found: list[EvalResult] = []
+        seconds: list[float] = []
         for kind in self.columns:
-            self._column = kind
-            self.max_new_tokens = min(self.most_new_tokens, self.task.max_new_tokens)
-            parts, scores, names = self.parts(), [], []
-            for part in parts:
-                system, seconds = self._pressed(cell, part)
-                made_s += seconds
-                found = evaluate(
+            self._column, before = kind, len(values)
+            for part in self.parts():
+                system, made_s = self._pressed(cell, part)
+                result = evaluate(
                     self.model,
                     self.renderer,
                     system,
                     part.tasks[kind],
-                    max_new_tokens=self.max_new_tokens,
+                    max_new_tokens=self.cut,
+                    num_questions=self.num_questions,
                     **self.asking,
                 )
-                own = self.values(found, part.tasks[kind].pick())["values"]
-                scores += own
-                names += [part.name] * len(own)
-                systems.append(system)
-            values, clusters = values + scores, clusters + names
-            weights += [1 / len(scores)] * len(scores)
-        each = len(systems)
+                own = self.values(result, part.tasks[kind].pick(self.num_questions))["values"]
+                values += own
+                clusters += [part.name] * len(own)
+                found.append(result)
+                seconds.append(made_s)
+            asked = len(values) - before
+            weights += [1 / asked] * asked
         return Measured(
             values=tuple(values),
             weights=tuple(weights),
             clusters=tuple(clusters),
-            num_kv_tokens=round(sum(one.num_kv_tokens for one in systems) / each),
-            kv_bytes=round(sum(one.kv_bytes for one in systems) / each),
-            facts={"seconds_to_make_one": made_s / each},
+            num_kv_tokens=round(fmean(one.num_kv_tokens for one in found)),
+            kv_bytes=round(fmean(one.kv_bytes for one in found)),
+            facts={"seconds_to_make_one": fmean(seconds)},
             seconds=time.perf_counter() - start,
         )
 

@@ -9,7 +9,7 @@ from lit_cartridges.evals.tasks.mrcr import Mrcr, MrcrCorpus, Needles
 from lit_cartridges.evals.tasks.ruler import LengthTokens
 from lit_cartridges.reproductions.asked import SMOLLM2, Part
 from lit_cartridges.reproductions.generated import GeneratedTable
-from lit_cartridges.settings import Count, PositiveInt, ReadPath, checked
+from lit_cartridges.settings import Count, ReadPath, checked
 
 
 class MrcrTable(GeneratedTable):
@@ -21,7 +21,6 @@ class MrcrTable(GeneratedTable):
         length_tokens: of a conversation, its longest question and a reply, in tokens of the model.
         score_by: "ratio": OpenAI's; "token_f1": the cartridge paper's, between ``<start>`` and ``<end>``.
         lines: a text file or a folder of them, whose sentences are the replies' lines; generated ones by default.
-        most_new_tokens: length at which a reply is cut.
     """
 
     name = "mrcr"
@@ -34,6 +33,7 @@ class MrcrTable(GeneratedTable):
         "model": "Qwen/Qwen3-4B",
         "recipe": "qwen3_4b_text.yaml",
         "num_tokens": (2048,),
+        "max_new_tokens": 256,
     }
     quick: ClassVar[dict[str, Any]] = {
         "model": SMOLLM2,
@@ -42,7 +42,7 @@ class MrcrTable(GeneratedTable):
         "needles": (2,),
         "contexts": 2,
         "length_tokens": 1024,
-        "most_new_tokens": 48,
+        "max_new_tokens": 48,
     }
 
     @checked
@@ -54,12 +54,11 @@ class MrcrTable(GeneratedTable):
         length_tokens: LengthTokens = 16_384,
         score_by: Literal["ratio", "token_f1"] = "ratio",
         lines: ReadPath | None = None,
-        most_new_tokens: PositiveInt = 256,
         **more: Any,
     ) -> None:
         super().__init__(**more)
         self.needles = {f"{count} needles": count for count in needles}
-        self.columns, self.contexts, self.most_new_tokens = list(self.needles), contexts, most_new_tokens
+        self.columns, self.contexts = list(self.needles), contexts
         self.given: dict[str, Any] = {
             "model": self.model_name,
             "num_tokens": length_tokens,

@@ -31,7 +31,6 @@ class RulerTable(GeneratedTable):
         haystack: a text file or a folder of them, in which needles are hidden.
         squad: a file in SQuAD's layout, which qa_1 asks from.
         hotpot: a file in HotpotQA's layout, which qa_2 asks from.
-        most_new_tokens: length at which a reply is cut, where the task's own is longer.
     """
 
     name = "ruler"
@@ -53,6 +52,7 @@ class RulerTable(GeneratedTable):
         "model": "Qwen/Qwen3-4B",
         "recipe": "qwen3_4b_text.yaml",
         "num_tokens": (128, 512, 2048),
+        "max_new_tokens": 128,
     }
     quick: ClassVar[dict[str, Any]] = {
         "model": SMOLLM2,
@@ -62,7 +62,7 @@ class RulerTable(GeneratedTable):
         "contexts": 2,
         "questions_per_text": 4,
         "length_tokens": 512,
-        "most_new_tokens": 12,
+        "max_new_tokens": 12,
     }
 
     @checked
@@ -76,7 +76,6 @@ class RulerTable(GeneratedTable):
         haystack: ReadPath | None = None,
         squad: ReadFile | None = None,
         hotpot: ReadFile | None = None,
-        most_new_tokens: PositiveInt = 128,
         **more: Any,
     ) -> None:
         files = {"haystack": haystack, "squad": squad, "hotpot": hotpot}
@@ -90,7 +89,7 @@ class RulerTable(GeneratedTable):
             self.notes = (*self.notes, f"Left out, since their files were not given: {told}.")
         super().__init__(**more)
         self.contexts, self.questions_per_text = contexts, questions_per_text
-        self.length_tokens, self.most_new_tokens = length_tokens, most_new_tokens
+        self.length_tokens = length_tokens
 
     def texts(self, column: str) -> list[Part]:
         """See `GeneratedTable.texts`."""
