@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser = common.new_parser(__doc__)
     parser.add_argument("--model", default=POCKET)
     parser.add_argument(
-        "--corpora", type=Path, nargs="*", default=[], help="texts; held-out worlds by default"
+        "--corpora", nargs="*", default=[], metavar="PATH", help="texts; held-out worlds by default"
     )
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--positions", type=int, help="behind the sinks; 256 by default")

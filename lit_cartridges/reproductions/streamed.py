@@ -39,7 +39,7 @@ class LayeredOptions(CascadeOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """One document's first tokens: nats per token, how many were scored, and the seconds of reading all of it."""
+    """One document's first tokens: nats per token, how many were scored, and the seconds of reading where they are all of it."""
 
     nats: float
     tokens: int
@@ -144,7 +144,8 @@ def perplexity(found: Mapping[str, Scored]) -> Measured:
 
 def above(found: Mapping[str, Scored], base: Mapping[str, Scored]) -> Measured:
     """Nats per token above those of another system in the same documents."""
-    return _measured({name: one.nats - base[name].nats for name, one in found.items()}, found)
+    apart = _measured({name: one.nats - base[name].nats for name, one in found.items()}, found)
+    return replace(apart, seconds=0.0)  # nothing is read for it
 
 
 def percent_above(found: Mapping[str, Scored], base: Mapping[str, Scored]) -> Measured:
@@ -170,4 +171,4 @@ def _scored(result: StreamingResult, length: int | None) -> Scored:
     spans = [one for one in result.by_position if length is None or one[0] < length]
     tokens = sum(last - first + 1 for first, last, _ in spans)
     nats = sum((last - first + 1) * nats for first, last, nats in spans) / tokens
-    return Scored(nats=nats, tokens=tokens, seconds=result.seconds)
+    return Scored(nats=nats, tokens=tokens, seconds=result.seconds if tokens == result.num_tokens else 0.0)

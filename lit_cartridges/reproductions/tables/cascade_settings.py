@@ -91,6 +91,9 @@ class CascadeSettings(StreamedReproduction):
             "last third of the layers: 1 sub-cache": last("cascades", 1, own.cascades),
             "first third of the layers: half as many": first("total_tokens", few, many),
             "last third of the layers: half as many": last("total_tokens", few, many),
+            "StreamingLLM, first third of the layers: half as many": replace(
+                first("total_tokens", few, many), cascades=1
+            ),
         }
 
     def cells(self) -> Sequence[Cell]:

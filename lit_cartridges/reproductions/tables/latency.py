@@ -120,7 +120,8 @@ class Latency(Reproduction):
             values = [a / b for a, b in zip(seconds, self._seconds(DENSE, length), strict=True)]
         options = self.ways[cell.row]
         held = length if options is None else options.total_tokens
-        return Measured(values=tuple(values), seconds=sum(seconds), num_kv_tokens=held)
+        took = 0.0 if cell.options["share"] else sum(seconds)
+        return Measured(values=tuple(values), seconds=took, num_kv_tokens=held)
 
     def _seconds(self, row: str, length: int) -> list[float]:
         return list(

@@ -85,7 +85,7 @@ class LongBench(LongPrompts):
         tasks = [cell.column] if cell.column in self.samples else list(self.samples)
         own = {task: self._scores(cell.row, task) for task in tasks}
         every = tuple(value for values, _ in own.values() for value in values)
-        seconds = sum(took for _, took in own.values())
+        seconds = sum(took for _, took in own.values()) if cell.column in self.samples else 0.0
         mean, error = _of_tasks([values for values, _ in own.values()])
         if cell.column == PERCENT:
             base = [self._scores(STREAMING_LLM, task)[0] for task in tasks]

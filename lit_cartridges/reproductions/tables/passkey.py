@@ -135,7 +135,7 @@ class PasskeyTable(Reproduction):
         fifths = {f"{20 * i}-{20 * i + 20}%": fmean(values[i::_FIFTHS]) for i in range(_FIFTHS)}
         return Measured(
             values=tuple(values),
-            seconds=sum(text["seconds"] for text in texts),
+            seconds=0.0 if cell.options["points"] else sum(text["seconds"] for text in texts),
             num_kv_tokens=self.options.total_tokens,
             facts={"by_depth": fifths},
         )
