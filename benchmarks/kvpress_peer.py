@@ -55,7 +55,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--presses", nargs="+", default=list(PRESSES))
     parser.add_argument("--inits", nargs="+", default=list(OURS), choices=list(OURS))
     parser.add_argument(
-        "--sides", nargs="+", default=["kvpress", "ours"], choices=["kvpress", "ours"], help="to ask now"
+        "--sides",
+        nargs="*",
+        default=["kvpress", "ours"],
+        choices=["kvpress", "ours"],
+        help="to ask now; none shows what is kept",
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/kvpress_peer"), help="keeps what was asked")
     args = parser.parse_args(argv)
