@@ -30,6 +30,12 @@ def hidden_behind(model: PreTrainedModel, batch: PackedBatch, *, keys: list[Tens
     return hidden[batch.target_rows]
 
 
+def bare_hidden(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
+    """`student_hidden` without a cartridge, differentiable in what of the model is trained."""
+    reading = Reading(lengths=batch.lengths, cum_seq=batch.cum_seq)
+    return _hidden(model, batch.input_ids, batch.position_ids, reading)[batch.target_rows]
+
+
 @torch.no_grad()
 def teacher_hidden(model: PreTrainedModel, batch: PackedBatch) -> Tensor:
     """[answers, width] of the same places, each conversation behind its own chunk, packed as the batch is."""

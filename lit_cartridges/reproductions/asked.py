@@ -8,6 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any
 
@@ -217,9 +218,9 @@ class AskedReproduction(Reproduction):
         key = (cell.row, part.name)
         if self._read is None or self._read[0] != key:
             self._read = None  # so that one prefix is in memory
-            size, seconds = cell.options.get("num_tokens"), 0.0
-            if size is not None:
-                place, seconds = self._trained(part, size)
+            seconds = 0.0
+            if "system" not in cell.options:
+                place, seconds = self.made(part, cell)
                 cartridge = Cartridge.from_pretrained(str(place))
                 system = of_cartridge(cell.row, cartridge, self.model)
             else:
@@ -234,14 +235,21 @@ class AskedReproduction(Reproduction):
             self._read = (key, system, seconds)
         return self._read[1:]
 
-    def _trained(self, part: Part, size: int) -> tuple[Any, float]:
-        place = self.folder / "trainings" / f"{part.name}_{size}"
+    def made(self, part: Part, cell: Cell) -> tuple[Path, float]:
+        """The folder of a row's cartridge about a part, and the seconds that it took."""
+        return self.train(part, cell.options["num_tokens"], name=f"{part.name}_{cell.options['num_tokens']}")
+
+    def train(
+        self, part: Part, size: int, *, name: str, seed: int | None = None, more: Sequence[str] = ()
+    ) -> tuple[Path, float]:
+        """``fit`` with the table's settings and ``more``, in the training folder ``name``; see `made`."""
+        place, seed = self.folder / "trainings" / name, self.seed if seed is None else seed
         options = {
-            "seed_everything": self.seed,
+            "seed_everything": seed,
             "model.model": self.model_name,
             "model.num_tokens": size,
-            "model.seed": self.seed,
-            "data.seed": self.seed,
+            "model.seed": seed,
+            "data.seed": seed,
             "data.system_template": self.system_template,
             "trainer.default_root_dir": place,
             "trainer.accelerator": "cpu" if self.device == "cpu" else "auto",
@@ -258,6 +266,7 @@ class AskedReproduction(Reproduction):
             *part.options(),
             *typed,
             *self.fit,
+            *more,
         )
         return made, seconds
 

@@ -145,7 +145,7 @@ class KvpressTable(RulerTable):
             system = self.systems[cell.row].read(given)
         elif cell.row == _TRAINED:
             size = kept_tokens(len(self.renderer.context_ids(ids)), cell.options["ratio"])
-            place, seconds = self._trained(part, size)
+            place, seconds = self.train(part, size, name=f"{part.name}_{size}")
             return of_cartridge(_TRAINED, Cartridge.from_pretrained(str(place)), self.model), seconds
         else:
             init = INITS[cell.row]()
