@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from lit_cartridges.pocket.pocket_text import PocketText
 from lit_cartridges.pocket.vocabulary import VALUES
 from lit_cartridges.pocket.world import World
 from pocket_lab.curriculum import Curriculum
@@ -72,7 +73,7 @@ class PocketPretrainData(L.LightningDataModule):
         tokens = self.tokens_per_batch // (ranks if now.num_tokens > 128 else 2 * ranks)
         if shared.random() < now.drill_share:
             width = 16 + 24 * now.num_pairs
-            return _stack(
+            return stack(
                 [drill(width, now.num_pairs, now.pool, rng) for _ in range(max(1, tokens // width))]
             )
         # every second batch is of any shorter length, each order of magnitude as likely as another
@@ -80,7 +81,7 @@ class PocketPretrainData(L.LightningDataModule):
             now.num_tokens if shared.random() < 0.5 else round(64 * (now.num_tokens / 64) ** shared.random())
         )
         width = longest + min(self.turn_tokens, max(128, longest))
-        return _stack([self._row(longest, width, rng) for _ in range(max(1, round(tokens / width)))])
+        return stack([self._row(longest, width, rng) for _ in range(max(1, round(tokens / width)))])
 
     def _row(self, longest: int, width: int, rng: random.Random) -> Row:
         num_tokens = rng.randint(max(48, longest // 2), longest)
@@ -91,6 +92,9 @@ class PocketPretrainData(L.LightningDataModule):
         start, end = rng.choice([(0, 0), (rng.randint(0, 12), 0), (rng.randint(0, 12), rng.randint(0, 12))])
         whole = world.corpus(num_tokens + start + end)
         corpus = whole.cut(start, whole.num_tokens - end)
+        return self._conversation(corpus, width, rng)
+
+    def _conversation(self, corpus: PocketText, width: int, rng: random.Random) -> Row:
         return conversation_row(corpus, width, rng, self.seeded, self.gap, self.max_positions)
 
     def train_dataloader(self) -> DataLoader:
@@ -107,7 +111,7 @@ class PocketPretrainData(L.LightningDataModule):
         self.curriculum.load_state_dict(state_dict["curriculum"])
 
 
-def _stack(rows: list[Row]) -> Batch:
+def stack(rows: list[Row]) -> Batch:
     """Rows to tensors, padded with silent tokens (id 1) to the longest."""
     width = max(len(row.ids) for row in rows)
     fill = {"ids": 1, "roles": 0, "positions": 0}

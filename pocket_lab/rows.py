@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from lit_cartridges.pocket.language import SEED_PROMPTS
+from lit_cartridges.pocket.language import NOT_KNOWN, SEED_PROMPTS, Fact, state
 from lit_cartridges.pocket.pocket_text import PocketText
-from lit_cartridges.pocket.questions import KINDS, Question, ask, ask_fact
+from lit_cartridges.pocket.questions import KINDS, Question, ask, ask_fact, ask_list
 from lit_cartridges.pocket.tokenizer import ids
+from lit_cartridges.pocket.vocabulary import ATTRIBUTES, KIND_OF
 
 SILENT, TEXT, ANSWER, VALUE, ASKED, DRILL = range(6)
 """What a token is as a target: none, corpus prose, an answer's word, the value of a one-fact answer, a question asked on a
@@ -50,7 +51,13 @@ def encode(text: str) -> list[int]:
 
 
 def conversation_row(
-    corpus: PocketText, num_tokens: int, rng: random.Random, seeded: float, gap: float, max_positions: int
+    corpus: PocketText,
+    num_tokens: int,
+    rng: random.Random,
+    seeded: float,
+    gap: float,
+    max_positions: int,
+    unknown: float = 0.0,
 ) -> Row:
     """A corpus as the system's message, then turns about it until `num_tokens` are full.
 
@@ -61,6 +68,7 @@ def conversation_row(
         seeded: share of turns that give a seed prompt and answer with a question.
         gap: probability that the turns' positions start anywhere up to `max_positions` instead of behind the text.
         max_positions: positions of the model.
+        unknown: share of the other turns that ask for what the text does not state.
     """
     row = Row()
     row.say(encode("<bos> <system>"))
@@ -75,18 +83,42 @@ def conversation_row(
             row.say(encode(f"<user> {rng.choice(SEED_PROMPTS[kind])} <assistant>"))
             row.say(encode(f"{ask(kind, corpus, rng).prompt} <end>"), ASKED)
             continue
+        if unknown and rng.random() < unknown:
+            answer(row, not_known(corpus, rng))
+            continue
         kind = rng.choices(KINDS, [_KIND_SHARES[kind] for kind in KINDS])[0]
         if kind in ("structuring", "summarization"):
             question = ask(kind, corpus, rng)
         else:
             unasked = unasked or rng.sample(corpus.facts, len(corpus.spans))
             question = ask_fact(unasked.pop(), corpus, rng, kind)
-        _answer(row, question)
+        answer(row, question)
     return row.cut(num_tokens)
 
 
-def _answer(row: Row, question: Question) -> None:
-    row.say(encode(f"<user> {question.prompt} <assistant>"))
+def not_known(corpus: PocketText | None, rng: random.Random) -> Question:
+    """A request for what the text, where there is one, does not state: of somebody in it, or of anybody."""
+    known = corpus.facts if corpus else []
+    stated = {(fact.name, fact.attribute) for fact in known}
+    while True:
+        name = rng.choice(known).name if known and rng.random() < 0.5 else rng.choice(list(KIND_OF))
+        attribute = rng.choice(ATTRIBUTES[KIND_OF[name]])
+        if (name, attribute) not in stated:
+            break
+        known = known if rng.random() < 0.9 else []  # all may be told of everybody in it
+    fact = Fact(name, attribute, "not")  # the word by which the answer goes another way
+    nowhere = PocketText((), {fact: ()})
+    if rng.random() < 0.12:
+        asked, reply = ask_list([fact], nowhere, rng), f"{name} {attribute} not known ."
+    else:
+        asked = ask_fact(fact, nowhere, rng, rng.choice(["question", "question", "use_case", "creative"]))
+        reply = " ".join(state(fact, NOT_KNOWN))
+    return replace(asked, answer=reply)
+
+
+def answer(row: Row, question: Question, before: str = "") -> None:
+    """A turn: the question, behind the words of ``before``, and its answer."""
+    row.say(encode(f"<user> {before}{question.prompt} <assistant>"))
     values = set(question.values) if len(question.values) == 1 else set()
     for word in [*question.answer.split(), "<end>"]:
         row.say([ids()[word]], VALUE if word in values else ANSWER)

@@ -33,6 +33,7 @@ _SETTINGS = (
     *("data.source.corpus_before_chunk", "data.source.conversations_per_group", "data.source.num_rounds"),
     *("data.source.question_temperature", "data.source.answer_temperature", "data.source.top_k"),
     *("data.system_template", "data.enable_thinking"),
+    *("data.off_corpus", "data.off_corpus_fraction"),
     *("data.source.off_corpus_share", "data.uses", "data.tokens_per_batch", "data.seed", "seed_everything"),
 )
 

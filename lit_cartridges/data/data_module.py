@@ -21,6 +21,7 @@ from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.conversations.student import Student
 from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
 from lit_cartridges.data.batch import PackedBatch, packed
+from lit_cartridges.data.off_corpus import DEFAULT_FRACTION, OffCorpus, OffCorpusMix
 from lit_cartridges.data.sources import SelfStudy, Source
 from lit_cartridges.data.sources.example_source import ExampleSource
 from lit_cartridges.data.sources.proportions import tell_long_cartridge
@@ -33,6 +34,7 @@ from lit_cartridges.settings import (
     BatchTokens,
     ChunkTemplate,
     Count,
+    Fraction,
     ReadCorpus,
     ReadPath,
     Seed,
@@ -55,6 +57,10 @@ class SelfStudyDataModule(L.LightningDataModule):
         enable_thinking: let models that can think do so.
         groups_per_round: groups mixed with each other in one round.
         uses: times that each example is trained on.
+        off_corpus: conversations about anything, which the model answers without cartridge and without corpus, and which teach
+            the cartridge to leave alone what is not in its corpus: a chat data set (.jsonl, .json, .parquet), whose users'
+            first messages are asked, or "general", or other seed prompts, by which the model writes the messages itself.
+        off_corpus_fraction: their fraction of the supervised tokens, 0 to below 1; 0.05 by default.
         tokens_per_batch: the most tokens of a packed micro-batch.
         num_shards: shards of the stream; by default one per process. Keep it when resuming on other machines.
         validation: a recording to validate on; by default fresh examples of another seed, where the source has any.
@@ -78,6 +84,8 @@ class SelfStudyDataModule(L.LightningDataModule):
         enable_thinking: bool = False,
         groups_per_round: Count = 4,
         uses: Count = 1,
+        off_corpus: str | None = None,
+        off_corpus_fraction: Fraction | None = None,
         tokens_per_batch: BatchTokens = 2048,
         num_shards: Count | None = None,
         validation: ReadPath | None = None,
@@ -90,12 +98,21 @@ class SelfStudyDataModule(L.LightningDataModule):
         self.system_template, self.enable_thinking = system_template, enable_thinking
         self.groups_per_round, self.uses, self.seed = groups_per_round, uses, seed
         self.tokens_per_batch, self.num_shards = tokens_per_batch, num_shards
+        if off_corpus is None and off_corpus_fraction is not None:
+            raise SettingError(
+                "needs off_corpus: a chat data set, or general", off_corpus_fraction=off_corpus_fraction
+            )
+        if off_corpus is not None and off_corpus_fraction is None:
+            off_corpus_fraction = DEFAULT_FRACTION
+        self.off_corpus_fraction = off_corpus_fraction or 0.0
+        self.off_corpus = OffCorpus(name=off_corpus, fraction=self.off_corpus_fraction) if off_corpus else None
         self.validation, self.validation_groups = validation, validation_groups
         self.student: Student | None = None
         self.material: Material | None = None
         self.stream_state = StreamState({})
         self._dealt: int | None = None  # shards of the stream, once it is dealt
         self._stream: ExampleStream | None = None
+        self._mix: OffCorpusMix | None = None
         self.on_group: Callable[[RoundNews], None] | None = None  # told how the making of conversations goes
         self._told = False
 
@@ -124,6 +141,10 @@ class SelfStudyDataModule(L.LightningDataModule):
             self._told = True
             tell_long_cartridge(student.num_tokens, corpus_tokens=len(corpus_ids))
         self.source.connect(student, self.material)
+        if self.off_corpus:
+            self.off_corpus.connect(
+                student, self.material, self.source, tokens_per_batch=self.tokens_per_batch
+            )
         self._held_out = self._recorded_validation()
         return self.material
 
@@ -139,6 +160,8 @@ class SelfStudyDataModule(L.LightningDataModule):
     def bind_teacher(self, model: PreTrainedModel) -> None:
         """The student's module calls this once its frozen model is loaded."""
         self.source.bind_teacher(model)
+        if self.off_corpus:
+            self.off_corpus.bind_teacher(model)
 
     def setup(self, stage: str) -> None:
         """Connect to the trainer's module, before it loads its model, and open the run's recording."""
@@ -158,6 +181,7 @@ class SelfStudyDataModule(L.LightningDataModule):
         self.source.check_strategy(trainer.strategy)
         root = None if trainer.fast_dev_run else Path(trainer.default_root_dir)  # a try writes nothing
         self._examples = self.source.examples(seed=self.seed, root=root)
+        self._mix = self.off_corpus.mix(seed=self.seed, root=root) if self.off_corpus else None
 
     def train_dataloader(self) -> DataLoader[PackedBatch]:
         """The stream from where it stands; batches come packed, so the loader only passes them on."""
@@ -180,6 +204,7 @@ class SelfStudyDataModule(L.LightningDataModule):
             beside=self.source.beside,
             in_step=partial(in_step, trainer.strategy),
             on_group=self.on_group,
+            off_corpus=self._mix,
         )
         return DataLoader(self._stream, batch_size=None, num_workers=0)
 
@@ -246,6 +271,7 @@ class SelfStudyDataModule(L.LightningDataModule):
                 corpus=text_identity(self.corpus),
                 source=class_name(f"{kind.__module__}.{kind.__qualname__}"),
                 num_shards=self._dealt or self.num_shards,
+                off_corpus=self.off_corpus.identity() if self.off_corpus else None,
             ),
             **self.source.run_settings(),
         }
@@ -278,3 +304,5 @@ class SelfStudyDataModule(L.LightningDataModule):
         if self.trainer is not None:
             self.trainer.strategy.barrier("teacher")
         self.source.close()
+        if self.off_corpus:
+            self.off_corpus.close()

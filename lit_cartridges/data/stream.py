@@ -5,13 +5,14 @@ that the seed and the round decide; then the next round begins, whose groups are
 into shards by group (shard s of S takes the groups g with g mod S = s), each packed for itself, so that a run may go on
 with another number of processes: a process serves the shards of its rank in turn.
 
-State of one shard = (round, place in the round's order): a `StreamState` holds one for each shard.
+State of one shard = (round, place in the round's order): a `StreamState` holds one for each shard. With conversations off the
+corpus it also has where the round's begin (`MixPlace`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from threading import Event
@@ -22,21 +23,25 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from lit_cartridges.data.batch import PackedBatch, pack
+from lit_cartridges.data.off_corpus import MixPlace, OffCorpusMix
 from lit_cartridges.data.sources.example import Example
 from lit_cartridges.data.sources.example_source import ExampleSource
 from lit_cartridges.errors import SettingError
 
 _EMPTY_ROUNDS = 8
 
+Place = tuple[int, int] | tuple[int, int, int, int, float]
+""" (round, examples used of the round's order), and where conversations are mixed in, the round's `MixPlace`."""
+
 
 @dataclass(frozen=True)
 class StreamState:
-    """How far each shard has been used: shard -> (round, examples used of the round's order).
+    """How far each shard has been used: shard -> `Place`.
 
     ``turn`` counts the micro-batches that a process has used, since its shards are served in turn.
     """
 
-    places: dict[int, tuple[int, int]]
+    places: dict[int, Place]
     turn: int = 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -49,7 +54,7 @@ class StreamState:
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> StreamState:
         """The inverse of `state_dict`."""
-        return cls({shard: (round_, place) for shard, round_, place in state["places"]}, state["turn"])
+        return cls({shard: tuple(place) for shard, *place in state["places"]}, state["turn"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,25 @@ class RoundNews:
     batches: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Round:
+    """A round's examples, and where its conversations off the corpus begin and end, if there are any."""
+
+    number: int
+    examples: list[Example]
+    mixed: MixPlace | None = None
+    mixed_after: MixPlace = MixPlace()
+
+    def place(self, used: int) -> Place:
+        """Of the example behind so many of the round's order."""
+        return (self.number, used) if self.mixed is None else (self.number, used, *self.mixed)
+
+    @property
+    def end(self) -> Place:
+        """Of the next round's first."""
+        return (self.number + 1, 0) if self.mixed is None else (self.number + 1, 0, *self.mixed_after)
+
+
 class ExampleStream(IterableDataset[PackedBatch]):
     """An endless stream of packed batches.
 
@@ -92,6 +116,7 @@ class ExampleStream(IterableDataset[PackedBatch]):
         beside: what that thread is in while it makes a round.
         in_step: what to be in while a batch is fetched, which may generate more or less than on other processes.
         on_group: is told how a round goes; by the thread that makes it, if there is one.
+        off_corpus: puts conversations off the corpus into every round.
     """
 
     def __init__(
@@ -112,6 +137,7 @@ class ExampleStream(IterableDataset[PackedBatch]):
         beside: Callable[[], AbstractContextManager[Any]] = nullcontext,
         in_step: Callable[[], AbstractContextManager[Any]] = nullcontext,
         on_group: Callable[[RoundNews], None] | None = None,
+        off_corpus: OffCorpusMix | None = None,
     ) -> None:
         for name, value in (
             ("groups_per_round", groups_per_round),
@@ -131,7 +157,7 @@ class ExampleStream(IterableDataset[PackedBatch]):
         self.start = start if callable(start) else lambda: self.state
         self.on_used = on_used
         self.skip, self.in_step, self.on_group = skip, in_step, on_group
-        self.threaded, self.beside = threaded, beside
+        self.threaded, self.beside, self.off_corpus = threaded, beside, off_corpus
         self._running: Generator[PackedBatch] | None = None
         self._ending = Event()
         self._reached: StreamState | None = None  # after the last batch given, unless that is within a step
@@ -187,9 +213,7 @@ class ExampleStream(IterableDataset[PackedBatch]):
                 counts = {**self.counts, **self.source.counts}
                 yield replace(batch, window_answers=answers, stream_state=done, stream=self, counts=counts)
 
-    def _shard_batches(
-        self, shard: int, place: tuple[int, int]
-    ) -> Iterator[tuple[PackedBatch, tuple[int, int]]]:
+    def _shard_batches(self, shard: int, place: Place) -> Iterator[tuple[PackedBatch, Place]]:
         """Packed batches of one shard, each with the place from which the next would begin."""
         pending: list[Example] = []
         tokens, after = 0, place
@@ -204,13 +228,12 @@ class ExampleStream(IterableDataset[PackedBatch]):
                 yield pack(pending), after
                 pending, tokens = [], 0
 
-    def _shard_examples(
-        self, shard: int, place: tuple[int, int]
-    ) -> Iterator[tuple[Example, tuple[int, int], tuple[int, int]]]:
+    def _shard_examples(self, shard: int, place: Place) -> Iterator[tuple[Example, Place, Place]]:
         """Examples with their own place and the next one's."""
-        begin, first = place
+        begin, first, *mixed = place
         empty_rounds = 0
-        for round_, examples in self._rounds(shard, begin):
+        for made in self._rounds(shard, begin, MixPlace(*mixed)):
+            examples = made.examples
             empty_rounds = 0 if examples else empty_rounds + 1
             if empty_rounds >= _EMPTY_ROUNDS:
                 raise ValueError(
@@ -218,30 +241,39 @@ class ExampleStream(IterableDataset[PackedBatch]):
                     f"tokens_per_batch={self.tokens_per_batch} tokens; raise that, or see the log for what the "
                     "teacher returned"
                 )
-            order = self._order(shard, round_, len(examples))
+            order = self._order(shard, made.number, len(examples))
             for i in range(first, len(order)):
-                following = (round_, i + 1) if i + 1 < len(order) else (round_ + 1, 0)
-                yield examples[order[i]], (round_, i), following
+                following = made.place(i + 1) if i + 1 < len(order) else made.end
+                yield examples[order[i]], made.place(i), following
             first = 0
 
-    def _rounds(self, shard: int, first: int) -> Iterator[tuple[int, list[Example]]]:
+    def _rounds(self, shard: int, first: int, mixed: MixPlace) -> Iterator[_Round]:
         if not self.threaded:
-            round_ = first
+            made = self._mixed_round(shard, first, mixed)
             while True:
-                yield round_, self._round(shard, round_)
-                round_ += 1
+                yield made
+                made = self._mixed_round(shard, made.number + 1, made.mixed_after)
         with ThreadPoolExecutor(max_workers=1) as executor:
-            ahead: Future[list[Example]] = executor.submit(self._round_beside, shard, first)
-            round_ = first
+            ahead = executor.submit(self._round_beside, shard, first, mixed)
             while True:
-                examples = ahead.result()
-                ahead = executor.submit(self._round_beside, shard, round_ + 1)
-                yield round_, examples
-                round_ += 1
+                made = ahead.result()
+                ahead = executor.submit(self._round_beside, shard, made.number + 1, made.mixed_after)
+                yield made
 
-    def _round_beside(self, shard: int, round_: int) -> list[Example]:
+    def _round_beside(self, shard: int, round_: int, mixed: MixPlace) -> _Round:
         with self.beside():
-            return self._round(shard, round_)
+            return self._mixed_round(shard, round_, mixed)
+
+    def _mixed_round(self, shard: int, round_: int, mixed: MixPlace) -> _Round:
+        examples, mix = self._round(shard, round_), self.off_corpus
+        if mix is None:
+            return _Round(round_, examples)
+        if self._ending.is_set():
+            return _Round(round_, examples, mixed, mixed)
+        beside, after = mix.beside(
+            examples, mixed, shard=shard, num_shards=self.num_shards, fitted=self._fitted
+        )
+        return _Round(round_, examples + beside, mixed, after)
 
     def _round(self, shard: int, round_: int) -> list[Example]:
         first = round_ * self.groups_per_round

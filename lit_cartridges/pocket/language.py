@@ -23,6 +23,8 @@ class Fact:
 
 
 ANSWER = "the {a} of {n} is {v} ."
+NOT_KNOWN = "the {a} of {n} is not known ."
+"""What a model answers that has learnt to abstain (`pocket_lab/abstain.py`); the bundled one makes a value up."""
 
 _STATEMENTS_OF_ALL = [ANSWER, "for {n} the {a} is {v} .", "{n} has the {a} {v} ."]
 _STATEMENTS = {

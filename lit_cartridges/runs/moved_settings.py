@@ -33,6 +33,8 @@ MOVED: dict[str, tuple[str, str]] = {
     "data.raw_corpus": ("data.source", "RawCorpus"),
     "data.window_tokens": ("data.source.window_tokens", "RawCorpus"),
 }
+# Names that mean something else now, and are refused by their values where those are of then.
+_NEW = {"data.off_corpus"}
 
 
 def refuse_moved(settings: Mapping[str, Any]) -> None:
@@ -40,7 +42,7 @@ def refuse_moved(settings: Mapping[str, Any]) -> None:
     Raises:
         SettingError: one of these has another name now.
     """
-    for name in settings.keys() & MOVED.keys():
+    for name in settings.keys() & MOVED.keys() - _NEW:
         new, source = MOVED[name]
         of = f"give data.source={source}" if new == "data.source" else f"of data.source={source}"
         raise SettingError(f"this setting is {new} now, {of}", {name: settings[name]})

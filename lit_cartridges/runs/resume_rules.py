@@ -54,6 +54,10 @@ def _off_corpus(then: Settings, now: Settings) -> Verdict:
     return REFUSED if now.get("data.source.off_corpus_share") else NO_EFFECT
 
 
+def _mixed(then: Settings, now: Settings) -> Verdict:
+    return REFUSED if now.get("data.off_corpus_fraction") else NO_EFFECT
+
+
 def micro_batches(settings: Settings) -> int:
     """Of an optimizer step, on all processes."""
     names = ("accumulate_grad_batches", "devices", "num_nodes")
@@ -122,6 +126,8 @@ RULES: tuple[Rule, ...] = (
     Rule("data.enable_thinking", REFUSED),
     Rule("data.groups_per_round", REFUSED),
     Rule("data.uses", REFUSED),
+    Rule("data.off_corpus", REFUSED, "known by its requests; no effect at `off_corpus_fraction` 0", _mixed),
+    Rule("data.off_corpus_fraction", REFUSED),
     Rule("data.tokens_per_batch", REFUSED),
     Rule("data.num_shards", REFUSED, "left out, it is the checkpoint's", inherits=True),
     Rule("data.validation", MAY_CHANGE),

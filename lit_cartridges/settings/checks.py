@@ -101,6 +101,8 @@ Processes = Annotated[int, Range(least=1, most=1_000)]
 Share = Annotated[float, Range(least=0, most=1)]
 PositiveShare = Annotated[float, Range(above=0, most=1)]
 OpenShare = Annotated[float, Range(above=0, below=1)]
+Fraction = Annotated[float, Range(least=0, below=1)]
+"""Of a whole of which something else is a part too."""
 Decay = Annotated[float, Range(least=0, below=1)]
 """Of a moving average."""
 Temperature = Annotated[float, Range(least=0, most=100)]

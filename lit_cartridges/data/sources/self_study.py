@@ -161,9 +161,13 @@ class SelfStudy(Source):
             corpus_sha256=self.material.corpus_sha256,
             corpus_before_chunk=self.corpus_before_chunk,
         )
-        if self.teacher.runs_model and self.threaded:  # one round after the other, whichever thread wants it
-            made.turn = self._turn
+        self.share_turn(made)
         return made
+
+    def share_turn(self, maker: Any) -> None:
+        """One round after the other, whichever thread wants it, where a teacher in process writes beside the training."""
+        if self.teacher.runs_model and self.threaded:
+            maker.turn = self._turn
 
     def examples(self, *, seed: int, root: Path | None = None) -> ExampleSource:
         """See `Source`."""
