@@ -73,9 +73,7 @@ class PocketPretrainData(L.LightningDataModule):
         tokens = self.tokens_per_batch // (ranks if now.num_tokens > 128 else 2 * ranks)
         if shared.random() < now.drill_share:
             width = 16 + 24 * now.num_pairs
-            return stack(
-                [drill(width, now.num_pairs, now.pool, rng) for _ in range(max(1, tokens // width))]
-            )
+            return stack([drill(width, now.num_pairs, now.pool, rng) for _ in range(max(1, tokens // width))])
         # every second batch is of any shorter length, each order of magnitude as likely as another
         longest = (
             now.num_tokens if shared.random() < 0.5 else round(64 * (now.num_tokens / 64) ** shared.random())

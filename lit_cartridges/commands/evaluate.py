@@ -19,12 +19,15 @@ from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
 from lit_cartridges.errors import SettingError, called
 from lit_cartridges.evals.asked import reserve_tokens
 from lit_cartridges.evals.evaluate import evaluate
+from lit_cartridges.evals.off_corpus import ABSTENTIONS, OffCorpus, off_corpus_table, require_abstentions
 from lit_cartridges.evals.result import EvalResult
 from lit_cartridges.evals.result_file import Evaluation
 from lit_cartridges.evals.systems import (
     CARTRIDGE,
+    NO_CONTEXT,
     AskedKind,
     Sizes,
+    System,
     SystemInput,
     TokenIds,
     chosen,
@@ -61,6 +64,8 @@ def evaluate_command(
     model: str | None = None,
     corpus: Corpus | ReadCorpus | None = None,
     systems: Sequence[str] = (),
+    off_corpus: list[EvalTask] | None = None,
+    abstentions: Sequence[str] = ABSTENTIONS,
     compose: bool = False,
     out: WriteJsonName | None = None,
     on_card: bool = False,
@@ -93,6 +98,9 @@ def evaluate_command(
         corpus: the documents, which icl and truncated_icl put into the context, and which cascade and streaming_llm
             stream through a cache of fixed size: a path or a reader.
         systems: baselines beside the cartridges, of "icl", "truncated_icl", "no_context", "cascade", "streaming_llm".
+        off_corpus: tasks that are not about the corpus, for a second table: of each system, and of the model alone, the
+            accuracy, the share of replies that abstain, and how far it is from the model alone.
+        abstentions: phrases of which a reply that abstains has one.
         compose: also ask all cartridges side by side.
         out: JSON file for the figures and every reply.
         on_card: write the scores into the cartridges' folders as well, for their cards.
@@ -137,6 +145,7 @@ def evaluate_command(
     folders = _folders(cartridges)
     if on_card and not all(path.is_dir() for path in folders.values()):
         raise EvalError(f"on_card=true needs folders, got cartridges={list(cartridges)}: download them first")
+    require_abstentions(abstentions)
     questions = task.pick(num_questions)
     loaded = _load_cartridges(cartridges)
     given = {
@@ -156,7 +165,8 @@ def evaluate_command(
     for title, cartridge in loaded.items():
         cartridge.require_made_for(config, f"model={name}", called=f"cartridges: {title}")
     tokenizer = load_tokenizer(name, **hub)
-    task.require_tokenizer(tokenizer, vocab_size=config.get_text_config().vocab_size)
+    for one in (task, *(off_corpus or ())):
+        one.require_tokenizer(tokenizer, vocab_size=config.get_text_config().vocab_size)
     renderer = ChatRenderer(tokenizer, system_template=system_template, enable_thinking=enable_thinking)
     corpus_ids: TokenIds = []
     corpus_name = ""
@@ -165,7 +175,10 @@ def evaluate_command(
         corpus_name = documents.shown_name
         with called("corpus", getattr(documents, "path", "")):
             corpus_ids = documents.token_ids(tokenizer)
-    reserve = reserve_tokens(renderer, questions, max_new_tokens)
+    reserve = max(
+        reserve_tokens(renderer, other, max_new_tokens)
+        for other in (questions, *(one.pick(num_questions) for one in off_corpus or ()))
+    )
     if compose:
         loaded[COMPOSED] = Cartridge.compose(list(loaded.values()))
     for title, cartridge in loaded.items():
@@ -190,13 +203,37 @@ def evaluate_command(
         seed=seed,
         progress=progress,
     )
-    results = [ask(of_cartridge(title, cartridge, frozen)) for title, cartridge in loaded.items()]
+    results: list[EvalResult] = []
+    others = [
+        OffCorpus(
+            *(frozen, renderer, other),
+            abstentions=abstentions,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            num_questions=num_questions,
+            progress=progress,
+        )
+        for other in off_corpus or ()
+    ]
+    beside = [other.of(other.bare) for other in others]
+
+    def measure(system: System) -> None:
+        results.append(ask(system))
+        if system.name != NO_CONTEXT:
+            beside.extend(other.of(system) for other in others)
+
+    for title, cartridge in loaded.items():
+        measure(of_cartridge(title, cartridge, frozen))
     readable = SystemInput(model=frozen, renderer=renderer, corpus_ids=corpus_ids, sizes=sizes)
     for kind in baselines:
         with left_out_where_too_long():
-            results.append(ask(kind.read(readable)))  # one at a time, so that one prefix is in memory
+            measure(kind.read(readable))  # one at a time, so that one prefix is in memory
     if results:
         print(text_table(results))
+    if beside:
+        print()
+        order = [other.task.describe() for other in others]
+        print(off_corpus_table(sorted(beside, key=lambda one: order.index(one.task))))
     if out is not None:
         Evaluation(
             task=task.describe(),
@@ -204,6 +241,7 @@ def evaluate_command(
             model=name,
             corpus=corpus_name,
             corpus_tokens=len(corpus_ids) or None,
+            off_corpus=tuple(beside),
         ).write(Path(out))
     for title, folder in folders.items() if on_card else ():
         _write_card(loaded[title], folder, title, results)

@@ -38,11 +38,13 @@ def read_requests(path: str | Path) -> list[str]:
     try:
         found = dict.fromkeys(request for row in _rows(path) if (request := _first(row)))
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise RequestFileError(f"path={str(path)!r} cannot be read as a chat data set: {one_line(error)}") from error
+        raise RequestFileError(
+            f"path={str(path)!r} cannot be read as a chat data set: {one_line(error)}"
+        ) from error
     if not found:
         raise RequestFileError(
-            f"path={str(path)!r}: no row has a message of the user; a row is an object with {', '.join(_CHATS[:2])} (turns with role and "
-            f"content, or from and value), or with {', '.join(_TEXTS)}"
+            f"path={str(path)!r}: no row has a message of the user; a row is an object with messages or conversations (turns "
+            "with role and content, or from and value), or with prompt, question or instruction"
         )
     return list(found)
 

@@ -105,7 +105,9 @@ class SelfStudyDataModule(L.LightningDataModule):
         if off_corpus is not None and off_corpus_fraction is None:
             off_corpus_fraction = DEFAULT_FRACTION
         self.off_corpus_fraction = off_corpus_fraction or 0.0
-        self.off_corpus = OffCorpus(name=off_corpus, fraction=self.off_corpus_fraction) if off_corpus else None
+        self.off_corpus = (
+            OffCorpus(name=off_corpus, fraction=self.off_corpus_fraction) if off_corpus else None
+        )
         self.validation, self.validation_groups = validation, validation_groups
         self.student: Student | None = None
         self.material: Material | None = None

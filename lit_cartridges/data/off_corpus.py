@@ -53,7 +53,8 @@ def requests_of(name: str) -> Requests:
         return resolve_seed_prompts(name)
     except ValueError as error:
         raise SettingError(
-            f"is no chat data set ({', '.join(SUFFIXES)}), and its seed prompts cannot be had: {error}", off_corpus=name
+            f"is no chat data set ({', '.join(SUFFIXES)}), and its seed prompts cannot be had: {error}",
+            off_corpus=name,
         ) from error
 
 
@@ -90,7 +91,9 @@ class OffCorpus:
         room = [tokens_per_batch - 1]
         if limit is not None:
             room.append(behind - self._answer.max_new_tokens)
-        if study and not study.teacher.runs_model:  # an engine of its own has no more positions than the run asked for
+        if (
+            study and not study.teacher.runs_model
+        ):  # an engine of its own has no more positions than the run asked for
             room.append(study.synthesizer(seed=0).longest_tokens - self._answer.max_new_tokens)
         self._longest_tokens = min(room)
         if self._longest_tokens < 1:

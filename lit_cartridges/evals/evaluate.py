@@ -118,7 +118,7 @@ def evaluate(
     seconds = SecondsPerAnswer(sync_on_compute=sync).to(device)
     found: dict[int, Reply] = {}
     batches = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
-    with _eval_mode(model), reads_prefixes(model):
+    with eval_mode(model), reads_prefixes(model):
         console = Console(stderr=True)
         told = escape(printable_line(system.name))
         for batch in track(batches, told, console=console, transient=True, disable=not progress):
@@ -186,6 +186,21 @@ def _replies(
     in_step: bool,
 ) -> tuple[list[str], float]:
     """Replies, and the seconds that they took."""
+    rows, took = reply_ids(model, renderer, system, batch, decoding, in_step=in_step)
+    stops = renderer.stop_token_ids(model.generation_config)
+    return [renderer.text(row[:-1] if row[-1] in stops else row) for row in rows], took
+
+
+def reply_ids(
+    model: PreTrainedModel,
+    renderer: ChatRenderer,
+    system: System,
+    batch: Sequence[AskedQuestion],
+    decoding: Decoding,
+    *,
+    in_step: bool = False,
+) -> tuple[list[list[int]], float]:
+    """Token ids of replies, with the token that ended each unless it was cut, and the seconds that they took."""
     stops = renderer.stop_token_ids(model.generation_config)
     ids, mask = left_padded([one.prompt_ids for one in batch], pad_token_id(stops), model.device)
     options = {"generation_config": decoding.config(stops)} | ({"synced_gpus": True} if in_step else {})
@@ -196,7 +211,7 @@ def _replies(
     took = time.perf_counter() - start
     stopped = np.isin(rows, stops)
     ends = np.where(stopped.any(1), stopped.argmax(1), rows.shape[1])
-    return [renderer.text(row[:end]) for row, end in zip(rows, ends, strict=True)], took
+    return [row[: end + 1].tolist() for row, end in zip(rows, ends, strict=True)], took
 
 
 def answer_log_likelihoods(
@@ -216,16 +231,11 @@ def answer_scores(
     The vocabulary's logits exist for a chunk of answer tokens at a time. ``model`` must be inside `reads_prefixes`.
     """
     device = model.device
-    # The last answer token is predicted, and predicts nothing.
-    sequences = [one.prompt_ids + one.answer_ids[:-1] for one in batch]
-    ends = accumulate(len(sequence) for sequence in sequences)
-    rows = [torch.arange(end - len(one.answer_ids), end) for one, end in zip(batch, ends, strict=True)]
-    hidden = system.hidden_states(model, sequences)
     lengths = [len(one.answer_ids) for one in batch]
     targets = Targets(
         token_ids=torch.tensor([token for one in batch for token in one.answer_ids], device=device)
     )
-    hidden, head = hidden[torch.cat(rows).to(device)], LanguageHead(model)
+    hidden, head = answer_hidden(model, system, batch), LanguageHead(model)
     tops = [one.recorded.top_logprobs for one in batch if one.recorded is not None]
     known = [top for top in tops if top is not None]
     if len(known) < len(batch):
@@ -239,6 +249,15 @@ def answer_scores(
     shares = targets.top_logprobs.exp()
     divergences = cross_entropy + torch.xlogy(shares, shares).sum(1)
     return list(zip((-nll).split(lengths), divergences.split(lengths), strict=True))
+
+
+def answer_hidden(model: PreTrainedModel, system: System, batch: Sequence[AskedQuestion]) -> Tensor:
+    """Final hidden states [answer tokens of all questions, width] from which the answers' tokens are predicted."""
+    # The last answer token is predicted, and predicts nothing.
+    sequences = [one.prompt_ids + one.answer_ids[:-1] for one in batch]
+    ends = accumulate(len(sequence) for sequence in sequences)
+    rows = [torch.arange(end - len(one.answer_ids), end) for one, end in zip(batch, ends, strict=True)]
+    return system.hidden_states(model, sequences)[torch.cat(rows).to(model.device)]
 
 
 def _processes(split: bool) -> tuple[int, int]:
@@ -256,7 +275,8 @@ def _gathered(found: dict[int, Reply], world_size: int) -> dict[int, Reply]:
 
 
 @contextmanager
-def _eval_mode(model: PreTrainedModel) -> Iterator[None]:
+def eval_mode(model: PreTrainedModel) -> Iterator[None]:
+    """Inside the ``with``, no part of the model is in training mode; afterwards each is as it was."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

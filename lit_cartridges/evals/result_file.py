@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_cartridges.errors import CartridgesError
+from lit_cartridges.evals.off_corpus import OffCorpusResult
 from lit_cartridges.evals.result import EvalResult
 from lit_cartridges.files.content import one_line, parse_json, record
 from lit_cartridges.runs.atomic_files import write_atomically
@@ -34,6 +35,7 @@ class Evaluation:
         model: the frozen model's name.
         corpus: the corpus's name; empty where none was given.
         corpus_tokens: its length.
+        off_corpus: what the same systems do off the corpus.
         step: optimizer steps that the cartridge had been trained for; None where several or none were asked.
     """
 
@@ -43,13 +45,14 @@ class Evaluation:
     corpus: str = ""
     corpus_tokens: int | None = None
     step: int | None = None
+    off_corpus: tuple[OffCorpusResult, ...] = ()
 
     def write(self, path: Path) -> None:
         """Write the file, and its folder where that is missing."""
         path.parent.mkdir(parents=True, exist_ok=True)
         known = asdict(self)
         results = known.pop("results")
-        content = {name: value for name, value in known.items() if value not in (None, "")}
+        content = {name: value for name, value in known.items() if value not in (None, "", ())}
         text = json.dumps(content | {"results": results}, indent=2, ensure_ascii=False)
         write_atomically(path, (text + "\n").encode())
 

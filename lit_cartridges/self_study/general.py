@@ -129,7 +129,12 @@ class GeneralConversations:
         self, prompts: list[list[int]], sampling: Sampling, seeds: list[int], top_k: int = 0
     ) -> Request:
         return Request(
-            context_ids=[], prompts=prompts, sampling=sampling, seeds=seeds, top_k=top_k, min_mass=self.min_mass
+            context_ids=[],
+            prompts=prompts,
+            sampling=sampling,
+            seeds=seeds,
+            top_k=top_k,
+            min_mass=self.min_mass,
         )
 
     def _written(self, completion: Completion) -> Message:

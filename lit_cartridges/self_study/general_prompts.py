@@ -8,12 +8,51 @@ from __future__ import annotations
 from lit_cartridges.self_study.seed_prompts import SeedPrompts, register_seed_prompts
 
 _SUBJECTS = (
-    *("cooking", "the weather", "ancient history", "a European country", "an African country", "the human body"),
+    *(
+        "cooking",
+        "the weather",
+        "ancient history",
+        "a European country",
+        "an African country",
+        "the human body",
+    ),
     *("planets and stars", "chemistry", "a famous painter", "a novel everybody knows", "football", "chess"),
-    *("gardening", "house pets", "a large city", "trains", "a programming language", "spreadsheets", "prime numbers"),
-    *("percentages", "geometry", "grammar", "a foreign word", "etiquette", "a job interview", "personal finance"),
-    *("first aid", "sleep", "a musical instrument", "film", "mountains", "rivers and seas", "birds", "insects"),
-    *("electricity", "bicycles", "clocks and calendars", "a national holiday", "law in daily life", "a philosopher"),
+    *(
+        "gardening",
+        "house pets",
+        "a large city",
+        "trains",
+        "a programming language",
+        "spreadsheets",
+        "prime numbers",
+    ),
+    *(
+        "percentages",
+        "geometry",
+        "grammar",
+        "a foreign word",
+        "etiquette",
+        "a job interview",
+        "personal finance",
+    ),
+    *(
+        "first aid",
+        "sleep",
+        "a musical instrument",
+        "film",
+        "mountains",
+        "rivers and seas",
+        "birds",
+        "insects",
+    ),
+    *(
+        "electricity",
+        "bicycles",
+        "clocks and calendars",
+        "a national holiday",
+        "law in daily life",
+        "a philosopher",
+    ),
 )
 _FORMS = {
     "fact": "asks one short question of fact",

@@ -48,7 +48,8 @@ RIGHT = {
     r"reproduce --num_tokens": "an empty list",
     # Lists that may be empty.
     r"--(trainer\.(logger|callbacks|plugins)|cartridges|allow_origins|data\.source\.teacher\.options)": "an empty list",
-    r"serve --(corpora|vllm_options)": "an empty list",
+    r"serve --(corpora|vllm_options)|evaluate --off_corpus": "an empty list",
+    r"evaluate --abstentions": f"{_ANY_WORDS}|a mapping",
     # Numbers that may be 0, shares, or both.
     r"--seed_everything|--(model|data|task)\.(question_)?seed|--task\.index|(demo|evaluate|reproduce|router) --seed": "zero",
     r"--trainer\.callbacks\.seed": "zero",

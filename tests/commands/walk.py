@@ -225,6 +225,7 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
         Squad,
     )
     from lit_cartridges.init import INITS
+    from lit_cartridges.pocket.off_corpus import PocketNotes, PocketUnknown
     from lit_cartridges.pocket.passkey import PocketPasskey
     from lit_cartridges.pocket.task import PocketQuestions
     from lit_cartridges.pocket.text_task import TextQuestions
@@ -254,6 +255,8 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
                     HeldOutConversations,
                     PocketQuestions,
                     TextQuestions,
+                    PocketNotes,
+                    PocketUnknown,
                 ],
             )
         ],
@@ -264,6 +267,7 @@ def class_options(command: str, place: Place) -> Iterator[tuple[str, dict[str, s
         "VLLM": {"python": f"{place.folder / 'vllm-env'}"},
         "Recorded": {"path": f"{place.folder / 'recorded.parquet'}"},
         "PocketQuestions": {"seed": "1", "num_tokens": "200"},
+        **dict.fromkeys(("PocketNotes", "PocketUnknown"), {"seed": "1"}),
         "QuestionFile": {"path": f"{place.folder / 'questions.jsonl'}"},
         "LongHealth": {"path": f"{place.folder / 'patients.json'}"},
         "Kalamang": {

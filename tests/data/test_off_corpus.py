@@ -153,7 +153,9 @@ def test_other_objectives_and_sources_train_on_it_too(tmp_path, model_folder, co
 
 def test_seed_prompts_make_a_set_of_their_own(tmp_path, model_folder, corpus):
     options = {"off_corpus": "tests.tiny_run.SEED_PROMPTS", "off_corpus_fraction": 0.6}
-    one, other = (one_batch(tmp_path / n, new_module(model_folder), new_data(corpus, **options)) for n in "ab")
+    one, other = (
+        one_batch(tmp_path / n, new_module(model_folder), new_data(corpus, **options)) for n in "ab"
+    )
     assert torch.equal(one.input_ids, other.input_ids) and "off_corpus" in one.labels
     assert resolve_seed_prompts("general") == GENERAL_PROMPTS
     wordings = [wording for kind in GENERAL_PROMPTS.values() for wording in kind]
