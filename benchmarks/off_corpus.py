@@ -1,7 +1,8 @@
-"""What a fraction of conversations off the corpus costs a cartridge, and what it saves, on a pocket model that abstains.
+"""What a fraction of conversations off the corpus costs a cartridge, and what it saves, on a pocket model that abstains:
 
-    python -m pocket_lab.pretrain fit --config recipes/pocket_abstaining.yaml
-    python -m benchmarks.off_corpus --model runs/pocket_abstaining/model
+    python -m benchmarks.off_corpus
+
+The model is made by recipes/pocket_abstaining.yaml where it is not there.
 
 For each seed a text of its own and one recording of self-study; for each fraction a cartridge, all trained for as many optimizer
 steps. Asked are held-out questions about the text, questions that a short text in the message itself answers, and questions about
@@ -172,6 +173,14 @@ def main(given: Sequence[str] | None = None) -> dict[str, Any]:
         args.seeds, args.fractions, args.corpus_tokens = args.seeds[:1], [0.0, 0.2], 200
         args.steps, args.questions = 4, 10
     facts = common.begin(args)
+    if not args.model.exists():
+        recipe = ["--config=recipes/pocket_abstaining.yaml", f"--model.init_args.export_dir={args.model}"]
+        steps = ["--trainer.max_steps=2"] if args.quick else []
+        subprocess.run(
+            [sys.executable, "-m", "pocket_lab.pretrain", "fit", *recipe, *steps],
+            check=True,
+            stdout=sys.stderr,
+        )
     trials = [Trial(args, seed) for seed in args.seeds]
     with ThreadPoolExecutor(args.processes) as threads:  # each waits for a process
         for trial in trials:

@@ -120,7 +120,7 @@ def read_recipe(args: list[str], *, recording: Path | None = None) -> RecipeNumb
         threaded=source.threaded,
         **(_self_study(source, material) if isinstance(source, SelfStudy) else {}),
     )
-    if getattr(source, "off_corpus_share", 0):
+    if getattr(source, "off_corpus_share", 0) or data.off_corpus_fraction:
         assumptions.append("conversations off the corpus cost as much as the others")
     if isinstance(getattr(source, "teacher", None), VLLM):
         unknown.append("memory of the vLLM engine, where it shares a device with the training")
