@@ -26,7 +26,7 @@ from benchmarks import _common as common
 from lit_cartridges.cartridge import Cartridge
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.evals.evaluate import evaluate
-from lit_cartridges.evals.off_corpus import OffCorpus
+from lit_cartridges.evals.off_corpus import DIVERGENCE, OffCorpus
 from lit_cartridges.evals.statistics import Mean, with_error
 from lit_cartridges.evals.systems import System, icl, no_context, of_cartridge
 from lit_cartridges.models import load_model, load_tokenizer
@@ -131,9 +131,9 @@ class Trial:
         return {
             "accuracy": on.accuracy,
             "notes": notes.accuracy,
-            "abstains": unknown.abstained,
-            "KL on notes": notes.bare_divergence,
-            "KL on unknown": unknown.bare_divergence,
+            "abstains": unknown.accuracy,
+            "KL on notes": notes.figures[DIVERGENCE].mean,
+            "KL on unknown": unknown.figures[DIVERGENCE].mean,
             "abstains on its own": fmean(float(self._off[0].abstains(reply.reply)) for reply in on.replies),
         }
 

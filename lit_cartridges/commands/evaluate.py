@@ -19,7 +19,7 @@ from lit_cartridges.corpora.open_corpus import Corpus, open_corpus
 from lit_cartridges.errors import SettingError, called
 from lit_cartridges.evals.asked import reserve_tokens
 from lit_cartridges.evals.evaluate import evaluate
-from lit_cartridges.evals.off_corpus import ABSTENTIONS, OffCorpus, off_corpus_table, require_abstentions
+from lit_cartridges.evals.off_corpus import ABSTENTIONS, OffCorpus, require_abstentions
 from lit_cartridges.evals.result import EvalResult
 from lit_cartridges.evals.result_file import Evaluation
 from lit_cartridges.evals.systems import (
@@ -52,6 +52,7 @@ from lit_cartridges.settings import (
     checked,
 )
 from lit_cartridges.settings.model_checks import DeviceMap, QuantizationConfig
+from lit_cartridges.terminal import printable_line
 
 COMPOSED = "composed"
 
@@ -230,10 +231,10 @@ def evaluate_command(
             measure(kind.read(readable))  # one at a time, so that one prefix is in memory
     if results:
         print(text_table(results))
-    if beside:
-        print()
-        order = [other.task.describe() for other in others]
-        print(off_corpus_table(sorted(beside, key=lambda one: order.index(one.task))))
+    for other in others:
+        name = other.task.describe()
+        print(f"\noff the corpus: {printable_line(name)}\n")
+        print(text_table([one for one in beside if one.task == name]))
     if out is not None:
         Evaluation(
             task=task.describe(),

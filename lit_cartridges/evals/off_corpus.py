@@ -1,13 +1,13 @@
-"""What a system does to everything else that the model could do (Cartridges++, 2026): questions that are not the corpus's.
+"""What a system does to everything else that the model could do (Cartridges++, 2026): tasks that are not about its corpus.
 
-Beside accuracy: the share of replies that abstain, and how far the system is from the bare model (no corpus, no cartridge) over
-the replies that the bare model writes: KL(bare ‖ system) per token, over the whole vocabulary.
+Beside a task's own figures: the share of replies that abstain, and how far the system is from the bare model (no corpus, no
+cartridge) over the replies that the bare model writes: KL(bare ‖ system) per token, over the whole vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,10 +18,9 @@ from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.errors import SettingError
 from lit_cartridges.evals.asked import AskedQuestion, asked, longest
 from lit_cartridges.evals.evaluate import answer_hidden, eval_mode, evaluate, greedy_replies
-from lit_cartridges.evals.result import Reply
-from lit_cartridges.evals.statistics import Mean, with_error
+from lit_cartridges.evals.result import EvalResult
+from lit_cartridges.evals.statistics import Mean
 from lit_cartridges.evals.systems import System, no_context
-from lit_cartridges.evals.table import aligned
 from lit_cartridges.evals.tasks.task import EvalTask, normalised
 from lit_cartridges.losses import FullDistillation, LanguageHead, Targets, chunked_loss
 
@@ -46,33 +45,7 @@ ABSTENTIONS = (
     ),
 )
 """Phrases of which a reply that abstains has one; case and punctuation do not matter."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OffCorpusResult:
-    """The figures of one system on one task off its corpus.
-
-    Args:
-        accuracy: share of right replies, 0 to 1, and its standard error.
-        abstained: share of replies that abstain, and its standard error.
-        bare_divergence: KL(bare ‖ system), nats per token of the bare model's replies; its standard error over questions.
-        bare_log_likelihood: of the bare model's replies under the system, nats per token.
-        answer_log_likelihood: of the reference answers, nats per token.
-        replies: in the order of the questions.
-    """
-
-    system: str
-    task: str
-    accuracy: float
-    accuracy_standard_error: float
-    abstained: float
-    abstained_standard_error: float
-    bare_divergence: float
-    bare_divergence_standard_error: float
-    bare_log_likelihood: float
-    answer_log_likelihood: float
-    num_questions: int
-    replies: tuple[Reply, ...] = field(default=(), repr=False)
+ABSTAINED, DIVERGENCE, LIKELIHOOD = "abstains", "KL(bare ‖ system)", "log-lik. of bare replies"
 
 
 class OffCorpus:
@@ -81,7 +54,7 @@ class OffCorpus:
     Args:
         model: frozen.
         abstentions: phrases of which a reply that abstains has one.
-        batch_size, max_new_tokens, num_questions: as of `evaluate`.
+        batch_size, max_new_tokens, num_questions, progress: as of `evaluate`.
     """
 
     @torch.no_grad()
@@ -107,8 +80,7 @@ class OffCorpus:
         self._replies: list[list[int]] = []
         with eval_mode(model), reads_prefixes(model):
             for batch in self._batches(share):
-                rows, _ = greedy_replies(model, renderer, self.bare, batch, max_new_tokens)
-                self._replies += rows
+                self._replies += greedy_replies(model, renderer, self.bare, batch, max_new_tokens)[0]
 
     def abstains(self, reply: str) -> bool:
         """Whether it has one of the phrases."""
@@ -116,8 +88,8 @@ class OffCorpus:
         return any(f" {phrase} " in said for phrase in self.abstentions)
 
     @torch.no_grad()
-    def of(self, system: System) -> OffCorpusResult:
-        """The figures of a system, the bare model included."""
+    def of(self, system: System) -> EvalResult:
+        """The figures of a system, the bare model included; standard errors are over questions."""
         found = evaluate(
             *(self.model, self.renderer, system, self.task),
             batch_size=self.batch_size,
@@ -126,24 +98,12 @@ class OffCorpus:
             progress=self.progress,
         )
         divergences, log_likelihoods = zip(*self._beside_bare(system), strict=True)
-        tokens = sum(map(len, divergences))
-        means = Mean.of([one.mean().item() for one in divergences])
-        abstained = [float(self.abstains(reply.reply)) for reply in found.replies]
-        share = sum(abstained) / len(abstained)
-        return OffCorpusResult(
-            system=system.name,
-            task=found.task,
-            accuracy=found.accuracy,
-            accuracy_standard_error=found.accuracy_standard_error,
-            abstained=share,
-            abstained_standard_error=Mean.of(abstained).standard_error or 0.0,
-            bare_divergence=sum(one.sum().item() for one in divergences) / tokens,
-            bare_divergence_standard_error=means.standard_error or 0.0,
-            bare_log_likelihood=sum(one.sum().item() for one in log_likelihoods) / tokens,
-            answer_log_likelihood=found.answer_log_likelihood,
-            num_questions=found.num_questions,
-            replies=found.replies,
-        )
+        more = {
+            ABSTAINED: Mean.of([float(self.abstains(one.reply)) for one in found.replies]),
+            DIVERGENCE: _per_token(divergences),
+            LIKELIHOOD: _per_token(log_likelihoods),
+        }
+        return replace(found, figures={**found.figures, **more})
 
     def _batches(self, share: Sequence[AskedQuestion]) -> Iterator[list[AskedQuestion]]:
         for start in range(0, len(share), self.batch_size):
@@ -155,7 +115,6 @@ class OffCorpus:
         for one in (system, self.bare):
             share = asked(self.renderer, self.questions, after_context=one.uses_context_prompt)
             share = [replace(q, answer_ids=ids) for q, ids in zip(share, self._replies, strict=True)]
-            one.require_room(self.model.config, longest(share, 1))
             sides.append(self._batches(share))
         with eval_mode(self.model), reads_prefixes(self.model):
             for mine, bares in zip(*sides, strict=True):
@@ -173,6 +132,13 @@ class OffCorpus:
                 yield from zip((crossed - entropy).split(lengths), (-nll).split(lengths), strict=True)
 
 
+def _per_token(values: Sequence[Tensor]) -> Mean:
+    """Mean over all tokens; the standard error is that of the questions' means."""
+    return Mean(
+        torch.cat([*values]).mean().item(), Mean.of([one.mean().item() for one in values]).standard_error
+    )
+
+
 def require_abstentions(phrases: Sequence[str]) -> list[str]:
     """The phrases as replies are compared with them.
 
@@ -183,27 +149,3 @@ def require_abstentions(phrases: Sequence[str]) -> list[str]:
     if not known or not all(known):
         raise SettingError("must be phrases of at least one word", abstentions=list(phrases))
     return known
-
-
-def off_corpus_table(results: Sequence[OffCorpusResult]) -> str:
-    """One line per result, columns aligned."""
-    header = [
-        "system",
-        "off the corpus",
-        "accuracy",
-        "abstains",
-        "KL(bare ‖ system)",
-        "log-lik. of bare replies",
-    ]
-    rows = [
-        [
-            one.system,
-            one.task,
-            with_error(Mean(one.accuracy, one.accuracy_standard_error), "{:.3f}"),
-            with_error(Mean(one.abstained, one.abstained_standard_error), "{:.3f}"),
-            with_error(Mean(one.bare_divergence, one.bare_divergence_standard_error), "{:.3f}"),
-            f"{one.bare_log_likelihood:.3f}",
-        ]
-        for one in results
-    ]
-    return aligned([header, *rows])

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from lit_cartridges.errors import CartridgesError
-from lit_cartridges.evals.off_corpus import OffCorpusResult
 from lit_cartridges.evals.result import EvalResult
 from lit_cartridges.files.content import one_line, parse_json, record
 from lit_cartridges.runs.atomic_files import write_atomically
@@ -35,7 +34,7 @@ class Evaluation:
         model: the frozen model's name.
         corpus: the corpus's name; empty where none was given.
         corpus_tokens: its length.
-        off_corpus: what the same systems do off the corpus.
+        off_corpus: of the same systems and the bare model, on tasks that are not about the corpus.
         step: optimizer steps that the cartridge had been trained for; None where several or none were asked.
     """
 
@@ -45,7 +44,7 @@ class Evaluation:
     corpus: str = ""
     corpus_tokens: int | None = None
     step: int | None = None
-    off_corpus: tuple[OffCorpusResult, ...] = ()
+    off_corpus: tuple[EvalResult, ...] = ()
 
     def write(self, path: Path) -> None:
         """Write the file, and its folder where that is missing."""

@@ -10,9 +10,10 @@ import torch
 from lit_cartridges.commands.evaluate import evaluate_command
 from lit_cartridges.conversations.renderer import user
 from lit_cartridges.errors import SettingError
-from lit_cartridges.evals.off_corpus import OffCorpus, off_corpus_table
+from lit_cartridges.evals.off_corpus import ABSTAINED, DIVERGENCE, LIKELIHOOD, OffCorpus
 from lit_cartridges.evals.result_file import Evaluation
 from lit_cartridges.evals.systems import icl
+from lit_cartridges.evals.table import text_table
 from tests.evals.words import Answered, WordTask, sentence, word_renderer
 
 NEW = 6
@@ -45,12 +46,12 @@ def test_it_is_the_naive_loop(llama):
     other = OffCorpus(llama, renderer, task, batch_size=3, max_new_tokens=NEW)
     expected = [naive(llama, renderer.context_ids(ids), question) for question in task.questions()]
     found = other.of(system)
-    for name, side in (("bare_divergence", 0), ("bare_log_likelihood", 1)):
+    for name, side in ((DIVERGENCE, 0), (LIKELIHOOD, 1)):
         values = [value for pair in expected for value in pair[side]]
-        assert getattr(found, name) == pytest.approx(sum(values) / len(values), abs=2e-4)
+        assert found.figures[name].mean == pytest.approx(sum(values) / len(values), abs=2e-4)
     alone = other.of(other.bare)
-    assert abs(alone.bare_divergence) < 1e-6 < found.bare_divergence
-    assert alone.bare_log_likelihood > found.bare_log_likelihood
+    assert abs(alone.figures[DIVERGENCE].mean) < 1e-6 < found.figures[DIVERGENCE].mean
+    assert alone.figures[LIKELIHOOD].mean > found.figures[LIKELIHOOD].mean
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_abstentions_are_the_share_of_replies_with_a_phrase(llama):
     phrase = replies[3][0]
     found = OffCorpus(llama, word_renderer(), task, abstentions=[phrase], max_new_tokens=NEW)
     share = sum(phrase in reply for reply in replies) / 7
-    assert found.of(found.bare).abstained == share > 0
+    assert found.of(found.bare).figures[ABSTAINED].mean == share > 0
 
 
 def test_an_abstention_without_words_is_refused(llama):
@@ -100,7 +101,9 @@ def test_the_command_prints_a_second_table_and_keeps_it(tmp_path, model_folder, 
         (system, task) for system in ("no_context", "icl") for task in ("WordTask", "Answered")
     ]
     printed = capsys.readouterr().out
-    assert off_corpus_table(sorted(read.off_corpus, key=lambda one: one.task != "WordTask")) in printed
+    for task in ("WordTask", "Answered"):
+        table = text_table([one for one in read.off_corpus if one.task == task])
+        assert f"\noff the corpus: {task}\n\n{table}" in printed and "KL(bare ‖ system)" in table
     evaluate_command(
         task=WordTask(),
         model=model_folder,
