@@ -17,7 +17,7 @@ from lit_cartridges.attention import reads_prefixes
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.errors import SettingError
 from lit_cartridges.evals.asked import AskedQuestion, asked, longest
-from lit_cartridges.evals.evaluate import answer_hidden, eval_mode, evaluate, greedy_replies
+from lit_cartridges.evals.evaluate import Decoding, answer_hidden, eval_mode, evaluate, reply_ids
 from lit_cartridges.evals.result import EvalResult
 from lit_cartridges.evals.statistics import Mean
 from lit_cartridges.evals.systems import System, no_context
@@ -80,7 +80,7 @@ class OffCorpus:
         self._replies: list[list[int]] = []
         with eval_mode(model), reads_prefixes(model):
             for batch in self._batches(share):
-                self._replies += greedy_replies(model, renderer, self.bare, batch, max_new_tokens)[0]
+                self._replies += reply_ids(model, renderer, self.bare, batch, Decoding(max_new_tokens))[0]
 
     def abstains(self, reply: str) -> bool:
         """Whether it has one of the phrases."""
