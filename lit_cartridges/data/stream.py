@@ -230,9 +230,9 @@ class ExampleStream(IterableDataset[PackedBatch]):
 
     def _shard_examples(self, shard: int, place: Place) -> Iterator[tuple[Example, Place, Place]]:
         """Examples with their own place and the next one's."""
-        begin, first, *mixed = place
+        begin, first = place[:2]
         empty_rounds = 0
-        for made in self._rounds(shard, begin, MixPlace(*mixed)):
+        for made in self._rounds(shard, begin, MixPlace(*place[2:])):
             examples = made.examples
             empty_rounds = 0 if examples else empty_rounds + 1
             if empty_rounds >= _EMPTY_ROUNDS:

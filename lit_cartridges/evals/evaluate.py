@@ -188,7 +188,7 @@ def _replies(
     """Replies, and the seconds that they took."""
     rows, took = reply_ids(model, renderer, system, batch, decoding, in_step=in_step)
     stops = renderer.stop_token_ids(model.generation_config)
-    return [renderer.text(row[:-1] if row[-1] in stops else row) for row in rows], took
+    return [renderer.text(np.asarray(row[:-1] if row[-1] in stops else row)) for row in rows], took
 
 
 def reply_ids(

@@ -46,7 +46,8 @@ class PocketNotes(EvalTask):
         return self._questions
 
     def is_right(self, question: EvalQuestion, reply: str) -> bool:
-        return Question("question", question.prompt, question.answer, question.values, (), ()).is_right(reply)
+        answer = question.answer or ""
+        return Question("question", question.prompt, answer, question.values, (), ()).is_right(reply)
 
     @cached_property
     def _questions(self) -> tuple[EvalQuestion, ...]:
