@@ -37,6 +37,7 @@ def clustered(
     """Mean of the questions' values, and its standard error over clusters of them, each question its own by default.
 
     Samples of one question are averaged before. With weights it is the ratio of two sums, with the linearised error of that.
+    Fewer than three clusters say next to nothing of how far others lie: they have no error.
     """
     if not values:
         return Mean(None, None)
@@ -48,7 +49,7 @@ def clustered(
         key: object = place if clusters is None else clusters[place]
         apart[key] = apart.get(key, 0.0) + share * (value - mean) / total
     count = len(apart)
-    error = sqrt(count / (count - 1) * sum(x * x for x in apart.values())) if count > 1 else None
+    error = sqrt(count / (count - 1) * sum(x * x for x in apart.values())) if count > 2 else None
     return Mean(mean, error)
 
 

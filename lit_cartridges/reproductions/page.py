@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 from lit_cartridges.cartridge_files.model_card import markdown_text
 from lit_cartridges.evals.statistics import Mean, with_error
 from lit_cartridges.evals.table import aligned, bytes_text
-from lit_cartridges.reproductions.result import Figure, Result
+from lit_cartridges.reproductions.result import LEFT_OUT, Figure, Result
 from lit_cartridges.terminal import printable_line
 
 PAPER = "paper: "
-LEFT_OUT = "left_out"
 
 
 def rows_of(result: Result, form: str) -> list[list[str]]:

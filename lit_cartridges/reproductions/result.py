@@ -18,6 +18,7 @@ from lit_cartridges.reproductions.reproduction import Published
 from lit_cartridges.runs.atomic_files import write_atomically
 
 RESULT = "result.json"
+LEFT_OUT = "left_out"  # of `Figure.facts`: why there is no figure
 _MOST_BYTES = 1 << 24
 
 

@@ -16,13 +16,12 @@ from lit_cartridges.files.content import one_line, parse_json, record
 from lit_cartridges.reproductions.drawing import plot
 from lit_cartridges.reproductions.page import page
 from lit_cartridges.reproductions.reproduction import Cell, Measured, Reproduction
-from lit_cartridges.reproductions.result import RESULT, Figure, Result, device_in_words, versions
+from lit_cartridges.reproductions.result import LEFT_OUT, RESULT, Figure, Result, device_in_words, versions
 from lit_cartridges.runs.atomic_files import write_atomically
 from lit_cartridges.runs.steady_bar import SteadyBar
 from lit_cartridges.terminal import printable_line
 
 CELLS, SETTINGS = "cells", "settings.json"
-LEFT_OUT = "left_out"
 
 
 def reproduce(table: Reproduction, folder: Path, *, quick: bool = False, device: str = "auto") -> Result:

@@ -18,10 +18,9 @@ from lit_cartridges.evals.systems import DENSE
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.pocket.corpus import WorldCorpus
 from lit_cartridges.reproductions.kept import kept
-from lit_cartridges.reproductions.reproduction import Measured, Reproduction
+from lit_cartridges.reproductions.reproduction import POCKET, Measured, Reproduction
 from lit_cartridges.settings import DTypeName, NonNegativeInt, PositiveInt, Range, ReadCorpus, checked
 
-POCKET = "package:lit_cartridges.pocket/model"
 Length = Annotated[int, Range(least=2, most=2**31)]
 
 

@@ -14,10 +14,9 @@ from lit_cartridges.evals.tasks.longhealth import LongHealth, LongHealthCorpus
 from lit_cartridges.pocket.corpus import WorldCorpus
 from lit_cartridges.pocket.task import PocketQuestions
 from lit_cartridges.reproductions.asked import AskedReproduction, Part
-from lit_cartridges.reproductions.reproduction import Cell, Measured
+from lit_cartridges.reproductions.reproduction import POCKET, Cell, Measured
 from lit_cartridges.settings import Count, ReadFile, checked
 
-POCKET = "package:lit_cartridges.pocket/model"
 _WORLD: dict[str, Any] = {"seed": 7, "num_tokens": 1500}
 _RECORDS = (
     "Please reference the patient medical records included below to answer the user's questions.\n\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -14,11 +15,15 @@ _DROPPED = str.maketrans("", "", string.punctuation)
 
 
 def token_f1(reply: str, reference: str) -> float:
-    """F1 of the words in common, counted as often as they occur: SQuAD's (arXiv 1606.05250), which LongBench and QASPER use.
+    """`words_f1` as SQuAD has it (arXiv 1606.05250), and LongBench and QASPER use it.
 
     Case, punctuation and the articles a, an, the do not matter.
     """
-    said, right = (_words(text) for text in (reply, reference))
+    return words_f1(_words(reply), _words(reference))
+
+
+def words_f1(said: Sequence[str], right: Sequence[str]) -> float:
+    """F1 of the words in common, counted as often as they occur."""
     common = sum((Counter(said) & Counter(right)).values())
     return 2 * common / (len(said) + len(right)) if common else 0.0
 

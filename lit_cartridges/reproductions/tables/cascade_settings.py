@@ -11,9 +11,8 @@ from lit_cartridges.cascade.options import CascadeOptions
 from lit_cartridges.errors import SettingError
 from lit_cartridges.evals.systems import CASCADE
 from lit_cartridges.models import load_config
-from lit_cartridges.reproductions.reproduction import Cell, Measured
+from lit_cartridges.reproductions.reproduction import POCKET, Cell, Measured
 from lit_cartridges.reproductions.streamed import (
-    POCKET,
     StreamedReproduction,
     above,
     perplexity,
@@ -44,7 +43,7 @@ class CascadeSettings(StreamedReproduction):
         "positions": 256,
         "lengths": (1024,),
         "stride_tokens": 256,
-        "rows": ("1 sub-cache (StreamingLLM)", "first third of the layers: half as much"),
+        "rows": ("1 sub-cache (StreamingLLM)", "first third of the layers: half as many"),
     }
 
     @checked

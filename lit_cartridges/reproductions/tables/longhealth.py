@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from lit_cartridges.evals.tasks.longhealth import LongHealth, LongHealthCorpus
-from lit_cartridges.reproductions.asked import SMOLLM2, AskedReproduction, Part
-from lit_cartridges.reproductions.reproduction import Published
+from lit_cartridges.reproductions.asked import AskedReproduction, Part
+from lit_cartridges.reproductions.reproduction import SMOLLM2, Published
 from lit_cartridges.settings import ReadFile, checked
 
 SHA256 = "82d34d9da47ab279d7aa89a6bdf298c0ac79f1e506e1dd0a3ea69a1ad5e2cb45"

@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from lit_cartridges.evals.tasks.mrcr import Mrcr, MrcrCorpus, Needles
 from lit_cartridges.evals.tasks.ruler import LengthTokens
-from lit_cartridges.reproductions.asked import SMOLLM2, Part
+from lit_cartridges.reproductions.asked import Part
 from lit_cartridges.reproductions.generated import GeneratedTable
+from lit_cartridges.reproductions.reproduction import SMOLLM2
 from lit_cartridges.settings import Count, ReadPath, checked
 
 

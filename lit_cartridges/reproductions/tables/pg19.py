@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from lit_cartridges.cascade.options import Cascades
 from lit_cartridges.evals.systems import CASCADE, DENSE, STREAMING_LLM, TRUNCATED, StreamedKind, chosen
-from lit_cartridges.reproductions.reproduction import Cell, Measured, Published
-from lit_cartridges.reproductions.streamed import POCKET, StreamedReproduction, percent_above, perplexity
+from lit_cartridges.reproductions.reproduction import POCKET, Cell, Measured, Published, beside
+from lit_cartridges.reproductions.streamed import StreamedReproduction, percent_above, perplexity
 from lit_cartridges.settings import PositiveInt, checked
 
 _PERCENT = "% above streaming_llm"
@@ -63,7 +63,7 @@ class PG19(StreamedReproduction):
         self.systems = [kind.name for kind in chosen(systems, StreamedKind)]
 
     def cells(self) -> Sequence[Cell]:
-        compared = [name for name in self.systems if name != STREAMING_LLM and STREAMING_LLM in self.systems]
+        compared = beside(STREAMING_LLM, self.systems)
         return [
             Cell(
                 row=row,
@@ -84,5 +84,7 @@ class PG19(StreamedReproduction):
         options = self.options(cache, cascades=self.cascades)
         found = self.read(cell.row, options, length, more_than=cache)
         if not cell.options["percent"]:
-            return replace(perplexity(found), num_kv_tokens=None if cell.row == DENSE else cache)
+            return replace(
+                perplexity(found), num_kv_tokens=None if cell.row == DENSE else options.total_tokens
+            )
         return percent_above(found, self.read(STREAMING_LLM, options, length, more_than=cache))

@@ -9,7 +9,8 @@ from lit_cartridges.evals.asked import answer_ids
 from lit_cartridges.evals.result import EvalResult
 from lit_cartridges.evals.tasks.qasper import PAPERS, Qasper, QasperCorpus
 from lit_cartridges.evals.tasks.task import EvalQuestion
-from lit_cartridges.reproductions.asked import SMOLLM2, AskedReproduction, Part
+from lit_cartridges.reproductions.asked import AskedReproduction, Part
+from lit_cartridges.reproductions.reproduction import SMOLLM2
 from lit_cartridges.settings import ReadFile, checked
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from lit_cartridges.evals.tasks.quality import Quality, QualityCorpus
-from lit_cartridges.reproductions.asked import SMOLLM2, AskedReproduction, Part
-from lit_cartridges.reproductions.reproduction import Published
+from lit_cartridges.reproductions.asked import AskedReproduction, Part
+from lit_cartridges.reproductions.reproduction import SMOLLM2, Published
 from lit_cartridges.settings import ReadFile, checked
 
 ARTICLES = (

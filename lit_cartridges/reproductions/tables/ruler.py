@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 from lit_cartridges.errors import SettingError
 from lit_cartridges.evals.generators.ruler import ONE_QUESTION, RULER_TASKS, TEXT_TASKS
 from lit_cartridges.evals.tasks.ruler import LengthTokens, Ruler, RulerCorpus, RulerTask
-from lit_cartridges.reproductions.asked import SMOLLM2, Part
+from lit_cartridges.reproductions.asked import Part
 from lit_cartridges.reproductions.generated import GeneratedTable
-from lit_cartridges.reproductions.reproduction import Published
+from lit_cartridges.reproductions.reproduction import SMOLLM2, Published
 from lit_cartridges.settings import Count, PositiveInt, ReadFile, ReadPath, checked
 
 _DENSE = {

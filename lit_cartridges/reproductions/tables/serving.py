@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import lit_cartridges
 from lit_cartridges.errors import CartridgesError
 from lit_cartridges.reproductions.reproduction import Cell, Measured, Published, Reproduction
+from lit_cartridges.reproductions.result import LEFT_OUT
 from lit_cartridges.settings import Count, Range, checked
 
 _ROOT = Path(lit_cartridges.__file__).parent.parent
@@ -83,7 +84,7 @@ class Serving(Reproduction):
         known = {row["way"]: row for row in self._found["throughput"] if row["corpus_tokens"] == tokens}
         own, corpus = known[cell.row], known[_CORPUS]
         if not own["rows"] or not corpus["rows"]:
-            return Measured(values=(), seconds=0.0, facts={"left_out": "not even one row fits"})
+            return Measured(values=(), seconds=0.0, facts={LEFT_OUT: "not even one row fits"})
         ratio = own["tokens_per_s"] / corpus["tokens_per_s"]
         error = None
         if own["deviation_per_s"] is not None and corpus["deviation_per_s"] is not None and own is not corpus:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from lit_cartridges.evals.generators import SimilarRequests, fitted
-from lit_cartridges.evals.generators.similar_requests import ratio_after_mark, token_f1
+from lit_cartridges.evals.generators.similar_requests import ratio_after_mark, tagged_f1
 
 
 def conversation(*, needles: int = 3, seed: int = 0, tags: bool = False, num_tokens: int = 2000):
@@ -53,7 +53,7 @@ def test_f1_counts_the_words_between_the_tags():
     asked = conversation(tags=True).questions[0]
     answer = asked.answers[0]
     assert answer.startswith("<start>") and "between <start> and <end>" in asked.prompt
-    assert token_f1(f"I think. {answer} Yes.", answer) == 1
-    assert token_f1("a b c", "<start>a b c<end>") == 0
-    assert token_f1("<start>a b", "<start>a b c d<end>") == pytest.approx(2 * 2 / (2 + 4))
-    assert token_f1("<start>x<end>a b", "<start>a b<end>") == 0
+    assert tagged_f1(f"I think. {answer} Yes.", answer) == 1
+    assert tagged_f1("a b c", "<start>a b c<end>") == 0
+    assert tagged_f1("<start>a b", "<start>a b c d<end>") == pytest.approx(2 * 2 / (2 + 4))
+    assert tagged_f1("<start>x<end>a b", "<start>a b<end>") == 0
