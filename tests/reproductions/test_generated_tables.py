@@ -101,7 +101,7 @@ def test_kvpress_leaves_out_what_is_longer_than_the_model_may_read(model):
         table.measure(table.cells()[0])
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_kvpress_trains_a_cartridge_for_every_text_and_ratio(model, tmp_path):
     (tmp_path / "recipe.yaml").write_text(
         "trainer: {accelerator: cpu, max_steps: 1}\n"

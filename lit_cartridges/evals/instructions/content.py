@@ -1,4 +1,4 @@
-"""Placeholders and postscripts."""
+"""Placeholders, postscripts, and no commas."""
 
 from __future__ import annotations
 
@@ -30,3 +30,13 @@ class Postscript(Instruction):
         spaced = {"P.S.": r"p\.\s?s\.", "P.P.S": r"p\.\s?p\.\s?s"}
         marker = self.postscript_marker.strip()
         return re.search(spaced.get(marker, re.escape(marker)), reply, re.IGNORECASE) is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoComma(Instruction):
+    """No comma of the Latin script."""
+
+    type = "punctuation:no_comma"
+
+    def follows(self, reply: str) -> bool:
+        return "," not in reply

@@ -13,6 +13,10 @@ from lit_cartridges.settings import ReadFile, checked
 
 SHA256 = "82d34d9da47ab279d7aa89a6bdf298c0ac79f1e506e1dd0a3ea69a1ad5e2cb45"
 _TEXT = "arXiv 2506.06266, its text; Llama-3.2-3B-Instruct"
+MATCHING_NOTE = (
+    "Attention Matching shows the article in a user turn, words the request by the model and draws as the model's own settings "
+    "say; here the corpus is the system message, all are asked as Llama is, and temperature says how to draw."
+)
 
 
 class LongHealthTable(AskedReproduction):
@@ -40,8 +44,7 @@ class LongHealthTable(AskedReproduction):
     )
     notes: tuple[str, ...] = (
         "A reply without answer tags counts as the first option, as in the paper.",
-        "Attention Matching shows the article in a user turn and draws as the model's own settings say; here the corpus is the "
-        "system message, and temperature says it.",
+        MATCHING_NOTE,
     )
     defaults: ClassVar[dict[str, Any]] = {
         "model": "meta-llama/Llama-3.2-3B-Instruct",

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from lit_cartridges.evals.tasks.quality import Quality, QualityCorpus
 from lit_cartridges.reproductions.asked import AskedReproduction, Part
 from lit_cartridges.reproductions.reproduction import SMOLLM2, Published
+from lit_cartridges.reproductions.tables.longhealth import MATCHING_NOTE
 from lit_cartridges.settings import ReadFile, checked
 
 ARTICLES = (
@@ -38,7 +39,7 @@ class QualityTable(AskedReproduction):
             ("summaries", 0.55),
         )
     )
-    notes: tuple[str, ...] = ("A row's positions and bytes are means over articles.",)
+    notes: tuple[str, ...] = ("A row's positions and bytes are means over articles.", MATCHING_NOTE)
     defaults: ClassVar[dict[str, Any]] = {
         "model": "Qwen/Qwen3-4B",
         "recipe": "qwen3_4b_text.yaml",
