@@ -32,6 +32,7 @@ from lit_cartridges.errors import SettingError
 from lit_cartridges.models.base_weights import digest_of, require_same_weights
 from lit_cartridges.models.cache_shapes import shape_differences
 from lit_cartridges.provenance import Fingerprint, Provenance
+from lit_cartridges.routing.router_file import load_router, save_router
 
 __all__ = ["Cartridge", "Fingerprint", "Provenance"]
 
@@ -287,17 +288,25 @@ class Cartridge(nn.Module):
             provenance=held.provenance,
         )
 
-    def push_to_hub(self, repo_id: str, **hub: Any) -> str:
+    def push_to_hub(self, repo_id: str, *, router: Router | None = None, **hub: Any) -> str:
         """Upload the folder to the Hub; returns the commit's address.
 
         Args:
+            router: to lie beside it (`lit_cartridges.routing.load_router`).
             hub: ``token``, ``private`` (of a repository that is new), ``license`` (by default what is noted, or what the base
                 model's page names); the rest goes to huggingface_hub's ``upload_folder``.
 
         Raises:
             HubError: the Hub does not take it, or cannot be reached.
+            RouterError: the router is another cartridge's.
         """
-        return push_cartridge(self, repo_id, **hub)
+
+        def add(folder: Path) -> None:
+            if router is not None:
+                save_router(router, folder)
+                load_router(folder)  # refuses another cartridge's
+
+        return push_cartridge(self, repo_id, add=add, **hub)
 
 
 def _split(tensors: Sequence[Tensor], num_frozen_tokens: int) -> tuple[nn.Module, nn.ParameterList]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -220,8 +220,13 @@ def _check_copy(file: Path, header: Description) -> None:
         warnings.warn(f"{file} is of another save than {TENSORS} beside it, which counts", stacklevel=4)
 
 
-def push_cartridge(cartridge: Cartridge, repo_id: str, **hub: Any) -> str:
+def push_cartridge(
+    cartridge: Cartridge, repo_id: str, *, add: Callable[[Path], object] = lambda folder: None, **hub: Any
+) -> str:
     """Create the Hub repository if need be and upload the folder; returns the commit's address.
+
+    Args:
+        add: writes further files into the folder.
 
     Raises:
         HubError: the Hub does not take it, or cannot be reached.
@@ -235,6 +240,7 @@ def push_cartridge(cartridge: Cartridge, repo_id: str, **hub: Any) -> str:
     with TemporaryDirectory() as folder:
         save_cartridge(cartridge, Path(folder))
         write_atomically(Path(folder) / CARD, model_card(describe(cartridge), place=repo_id).encode())
+        add(Path(folder))
         try:
             api.create_repo(repo_id, exist_ok=True, private=private)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder, **hub))

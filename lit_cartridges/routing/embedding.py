@@ -14,6 +14,7 @@ from lit_cartridges.attention import Reading, reads_prefixes
 from lit_cartridges.conversations.renderer import ChatRenderer, user
 from lit_cartridges.models.readable import unwrapped
 from lit_cartridges.routing.question_span import QuestionSpan
+from lit_cartridges.routing.router import RouterError
 
 _BATCH_TOKENS = 4096
 
@@ -40,6 +41,9 @@ class QuestionEmbedder:
         Args:
             chats: token ids from the beginning to where the answer begins.
             layer: after which the hidden states are taken, from 1.
+
+        Raises:
+            RouterError: the model does not tell hidden states of each token, or they are not finite.
         """
         spans = [self.span.of(ids) for ids in chats]
         order = sorted(range(len(chats)), key=lambda i: spans[i].stop)
@@ -51,7 +55,13 @@ class QuestionEmbedder:
                 hidden = self._hidden([chats[i][:stop] for i in part], layer)
                 for i, states in zip(part, hidden, strict=True):
                     found[i] = normalize(states[spans[i]].float().mean(dim=0), dim=0).cpu()
-        return torch.stack([found[i] for i in range(len(chats))])
+        vectors = torch.stack([found[i] for i in range(len(chats))])
+        if not torch.isfinite(vectors).all():
+            raise RouterError(
+                f"the hidden states after layer {layer} are not finite in {str(self.model.dtype).removeprefix('torch.')}; "
+                "load the model in bfloat16 or float32"
+            )
+        return vectors
 
     def _hidden(self, rows: Sequence[Sequence[int]], layer: int) -> Tensor:
         """[rows, tokens, width] of rows of one length."""
@@ -66,5 +76,10 @@ class QuestionEmbedder:
                 output_hidden_states=True,
                 reading=Reading(position_ids=positions),
             )
-        states: Tensor = out.hidden_states[layer]
+        known = out.hidden_states or ()
+        if len(known) <= layer or known[layer].shape[:-1] != ids.shape:
+            raise RouterError(
+                f"{type(self.model).__name__} does not tell one vector of each token after layer {layer}; no router works with it"
+            )
+        states: Tensor = known[layer]
         return states

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from lit_cartridges.errors import SettingError
-from lit_cartridges.routing.conformal import conformal_threshold
 from lit_cartridges.routing.embedding import QuestionEmbedder
 from lit_cartridges.routing.general_requests import general_requests
-from lit_cartridges.routing.router import Owner, Router, layer_at, nearest_mean, rounded
+from lit_cartridges.routing.router import Owner, Router, conformal_threshold, nearest_mean
 from lit_cartridges.settings import Count, OpenShare, PositiveShare, Seed, check_fields
 
 HELD_OUT_OF = 5
@@ -98,7 +98,7 @@ def make_router(
 
     Raises:
         SettingError: too few negatives for `RouterSettings.alpha`.
-        RouterError: the model writes too few.
+        RouterError: the model writes too few, or its hidden states are of no use (see `QuestionEmbedder.embed`).
     """
     if negatives is None:
         model, renderer = embedder.model, embedder.renderer
@@ -108,8 +108,8 @@ def make_router(
     asked = Split.of(questions, settings.num_questions, seed=settings.seed)
     others = Split.of(negatives, settings.num_negatives, seed=settings.seed)
     num_layers = embedder.model.config.get_text_config().num_hidden_layers
-    layer = layer_at(settings.depth, num_layers)
-    stored = rounded(embedder.embed_questions(asked.used, layer))
+    layer = max(1, round(settings.depth * num_layers))
+    stored = embedder.embed_questions(asked.used, layer).to(torch.float16)
     router = Router(
         questions=stored,
         negatives=nearest_mean(

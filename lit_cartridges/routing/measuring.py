@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lit_cartridges.routing.conformal import conformal_threshold
 from lit_cartridges.routing.embedding import QuestionEmbedder
 from lit_cartridges.routing.entropy_gate import first_token_entropies
-from lit_cartridges.routing.router import Router
+from lit_cartridges.routing.router import Router, conformal_threshold
 from lit_cartridges.terminal import printable_line
 
 if TYPE_CHECKING:

@@ -7,17 +7,16 @@ above it   the question is answered with the cartridge; else by the model alone
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lit_cartridges.errors import CartridgesError
 from lit_cartridges.models.base_weights import base_of
-from lit_cartridges.routing.conformal import conformal_threshold
 
 
 class RouterError(CartridgesError, ValueError):
@@ -84,6 +83,11 @@ class Router:
     def __post_init__(self) -> None:
         object.__setattr__(self, "threshold", conformal_threshold(self.negatives.tolist(), self.alpha))
 
+    @property
+    def nbytes(self) -> int:
+        """Of the questions, in fp16 and as they are compared."""
+        return 3 * self.questions.nbytes
+
     def scores(self, vectors: Tensor) -> Tensor:
         """fp32 [n] of ``vectors`` [n, width]."""
         return nearest_mean(vectors, self._wide, self.nearest)
@@ -134,11 +138,16 @@ def best_route(routers: Sequence[Router | None], embed: Callable[[int], Tensor])
     return max(routes, key=lambda route: route.score - route.threshold)
 
 
-def layer_at(depth: float, num_layers: int) -> int:
-    """The layer after a share ``depth`` of them, the first at least."""
-    return min(num_layers, max(1, round(depth * num_layers)))
+def conformal_threshold(negatives: Sequence[float], alpha: float) -> float:
+    """Split conformal prediction's: the ⌈(N + 1)(1 − alpha)⌉-th smallest of N scores.
 
+    A new score that is exchangeable with them is above it with probability alpha at most, whatever their distribution.
 
-def rounded(vectors: Tensor) -> Tensor:
-    """As a file holds them."""
-    return vectors.to(torch.float16)
+    Raises:
+        ValueError: so few scores that no threshold among them has that property.
+    """
+    place = len(negatives) + 1 - math.floor((len(negatives) + 1) * alpha + 1e-9)
+    if place > len(negatives):
+        needed = math.ceil(1 / alpha - 1e-9) - 1
+        raise ValueError(f"a threshold needs at least {needed} negatives, and there are {len(negatives)}")
+    return float(sorted(negatives)[place - 1])

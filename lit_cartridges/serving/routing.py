@@ -10,17 +10,19 @@ from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.errors import CartridgesError
 from lit_cartridges.routing.embedding import QuestionEmbedder
 from lit_cartridges.routing.question_span import QuestionSpan
-from lit_cartridges.routing.router import Route, Router, best_route
+from lit_cartridges.routing.router import Route, Router, RouterError, best_route
 from lit_cartridges.routing.router_file import ROUTER, load_router
 from lit_cartridges.serving.refusals import Refusal
 from lit_cartridges.serving.residents import ICL
 from lit_cartridges.serving.shelf import Shelf, Shelved, Stamp, stamp_of
 
 HEADER = "X-Lit-Cartridges-Router"
+_MOST_BYTES = 10**9  # of routers that are kept
 
 
 class ShelvedRouters:
-    """See the module; threads may share one. Files are looked at anew for every request, as cartridges are.
+    """See the module; threads may share one. Files are looked at anew for every request, as cartridges are; the routers that were
+    asked last are kept.
 
     Args:
         model: gives the model that reads questions, when a router is first met.
@@ -52,9 +54,16 @@ class ShelvedRouters:
         return [one for one in found if one is not None] if all(found) else []
 
     def route(self, routers: Sequence[Router], ids: Sequence[int]) -> Route | None:
-        """Of a chat's token ids from its beginning."""
+        """Of a chat's token ids from its beginning.
+
+        Raises:
+            Refusal: the model's vector of it is of no use.
+        """
         embedder = self._reader()
-        return best_route(routers, lambda layer: embedder.embed([ids], layer)[0])
+        try:
+            return best_route(routers, lambda layer: embedder.embed([ids], layer)[0])
+        except RouterError as error:
+            raise _refusal(str(error)) from error
 
     def _router(self, one: Shelved) -> Router | None:
         stamp = self._stamp(one)
@@ -63,6 +72,7 @@ class ShelvedRouters:
         with self._lock:
             known = self._known.get(one.name)
             if known is not None and known[0] == (one.stamp, stamp):
+                self._known[one.name] = self._known.pop(one.name)
                 return known[1]
         embedder = self._reader()
         try:
@@ -70,10 +80,16 @@ class ShelvedRouters:
             if router is not None:
                 router.require_model(embedder.model)
         except (CartridgesError, OSError) as error:
-            raise Refusal(self.shelf.plainly(error), param="model", code="bad_router") from error
+            raise _refusal(self.shelf.plainly(error)) from error
         if router is not None:
             with self._lock:
+                self._known.pop(one.name, None)
                 self._known[one.name] = (one.stamp, stamp), router
+                while (
+                    sum(kept.nbytes for _, kept in self._known.values()) > _MOST_BYTES
+                    and len(self._known) > 1
+                ):
+                    del self._known[next(iter(self._known))]
         return router
 
     def _stamp(self, one: Shelved) -> Stamp | None:
@@ -89,6 +105,10 @@ class ShelvedRouters:
             if self._embedder is None:
                 self._embedder = QuestionEmbedder(self._model(), self._renderer, span=self._span)
             return self._embedder
+
+
+def _refusal(told: str) -> Refusal:
+    return Refusal(told, param="model", code="bad_router")
 
 
 def header(route: Route) -> str:

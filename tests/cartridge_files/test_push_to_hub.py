@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -16,14 +17,18 @@ from lit_cartridges.cartridge_files.facts import Score, with_scores
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.models import load_model, load_tokenizer
 from lit_cartridges.pocket import World
+from lit_cartridges.routing import load_router, save_router
+from lit_cartridges.routing.router_file import owner_of
 from lit_cartridges.text import text_ids
 from tests.cartridge_files.hub_server import Hub
+from tests.routing.routers import made
 
 POCKET = "package:lit_cartridges.pocket/model"
 # One process for the whole visit: the client reads its settings when it is imported.
 VISIT = """
 import json, sys
 from lit_cartridges import Cartridge
+from lit_cartridges.routing import load_router
 
 told = {}
 def tried(name, action):
@@ -43,7 +48,10 @@ tried("missing", lambda: Cartridge.from_pretrained("me/other", token="hf_me"))
 back = Cartridge.from_pretrained("me/mine", token="hf_me")
 told["same"] = all(a.equal(b) for a, b in zip(mine.state_dict().values(), back.state_dict().values(), strict=True))
 told["license"] = back.provenance.notes["license"]
-tried("public", lambda: mine.push_to_hub("me/public", token="hf_me"))
+tried("public", lambda: mine.push_to_hub("me/public", token="hf_me", router=load_router(sys.argv[1])))
+told["router"] = load_router("me/public", token="hf_me").threshold
+other = Cartridge.compose([mine, mine])
+tried("another's router", lambda: other.push_to_hub("me/other", token="hf_me", router=load_router(sys.argv[1])))
 print(json.dumps(told))
 """
 
@@ -69,9 +77,10 @@ def visit(tmp_path_factory):
         num_questions=100,
         num_kv_tokens=152,
     )
-    Cartridge(*prefill(model, context), provenance=with_scores(known, [score])).save_pretrained(
-        folder / "cartridge"
-    )
+    cartridge = Cartridge(*prefill(model, context), provenance=with_scores(known, [score]))
+    place = cartridge.save_pretrained(folder / "cartridge")
+    others = [f"w{i}" for i in range(30)]
+    save_router(replace(made(model, tokenizer, ["who ?", "why ?"], others), owner=owner_of(place)), place)
     with Hub() as hub:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1"}
@@ -97,6 +106,12 @@ def test_a_push_creates_the_repository_and_a_second_adds_a_commit(visit):
 def test_what_comes_back_is_the_cartridge(visit):
     _, told, _, _ = visit
     assert told["same"] is True and told["license"] == "cc-by-4.0"
+
+
+def test_a_router_goes_along_and_anothers_is_refused(visit):
+    hub, told, folder, _ = visit
+    assert told["router"] == load_router(folder / "cartridge").threshold
+    assert told["another's router"].startswith("RouterError: ") and "me/other" not in hub.repositories
 
 
 def test_the_hub_reads_the_facts_off_the_card(visit):

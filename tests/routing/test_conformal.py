@@ -7,7 +7,7 @@ from math import exp, lgamma, log
 import numpy as np
 import pytest
 
-from lit_cartridges.routing.conformal import conformal_threshold
+from lit_cartridges.routing.router import conformal_threshold
 
 
 def binomial_tail(successes: int, tries: int, p: float) -> float:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 import torch
 
 from lit_cartridges.conversations.conversation import Message
 from lit_cartridges.conversations.renderer import ChatRenderer, user
+from lit_cartridges.routing import RouterError
 from lit_cartridges.routing.embedding import QuestionEmbedder
 from lit_cartridges.routing.question_span import QuestionSpan
 from tests.tiny_run import tokenizer as tiny_tokenizer
@@ -55,3 +60,18 @@ def test_the_span_is_the_question_in_every_template(tokenizer):
             found = tokenizer.decode(ids[span.of(ids)])
             assert found.strip().endswith(text) and len(found.strip()) <= len(text) + 2, found
     assert not span.is_chat(ids[1:]) and not span.is_chat(ids[:-1])
+
+
+def test_vectors_that_mean_nothing_are_refused(llama):
+    embedder = QuestionEmbedder(copy.deepcopy(llama), ChatRenderer(tiny_tokenizer()))
+    embedder.embed_questions(["w4"], 1)
+    inner = embedder.model.model
+    several = SimpleNamespace(hidden_states=[torch.zeros(4, 1, 3, 32)] * 3)  # four streams of each token
+    hook = inner.register_forward_hook(lambda *_: several)
+    for layer in (1, 3):
+        with pytest.raises(RouterError, match=f"one vector of each token after layer {layer}"):
+            embedder.embed_questions(["w4"], layer)
+    hook.remove()
+    inner.embed_tokens.weight.data[embedder.renderer.encoder.following("w1")] = torch.inf
+    with pytest.raises(RouterError, match="after layer 1 are not finite in float32; load the model in"):
+        embedder.embed_questions(QUESTIONS, 1)

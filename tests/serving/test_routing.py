@@ -8,11 +8,13 @@ from contextlib import contextmanager
 import pytest
 from starlette.testclient import TestClient
 
+from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.routing import save_router
 from lit_cartridges.routing.router_file import ROUTER
+from lit_cartridges.serving import routing
 from lit_cartridges.serving.app import App
 from lit_cartridges.serving.metrics import Metrics
-from lit_cartridges.serving.routing import HEADER
+from lit_cartridges.serving.routing import HEADER, ShelvedRouters
 from lit_cartridges.serving.service import Limits, Service
 from lit_cartridges.serving.shelf import Shelf
 from tests.routing.routers import pocket_router, questions
@@ -111,6 +113,16 @@ def test_without_a_router_of_each_part_a_composition_is_read(folder):
         assert (
             HEADER not in client.post("/v1/completions", json=text).headers
         )  # no question, but a text to go on with
+
+
+def test_routers_that_were_asked_last_are_kept(folder, monkeypatch):
+    model, tokenizer = pocket()
+    save_router(pocket_router(model, tokenizer, of_text(2), 2), folder / "b")
+    monkeypatch.setattr(routing, "_MOST_BYTES", 1)
+    routers = ShelvedRouters(Shelf(folder), lambda: model, ChatRenderer(tokenizer))
+    for name in ("a", "b", "b", "a"):
+        [router] = routers.of([name])
+        assert [kept for _, kept in routers._known.values()] == [router]
 
 
 def test_a_router_that_is_damaged_or_anothers_is_refused_and_can_be_left_out(folder):
