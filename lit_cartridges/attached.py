@@ -26,6 +26,7 @@ from transformers import TextGenerationPipeline
 
 from lit_cartridges.attention.prefixed_cache import left_padded
 from lit_cartridges.attention.self_check import require_exact_reading
+from lit_cartridges.cartridge_files.facts import trained_prompts
 from lit_cartridges.conversations.conversation import Message
 from lit_cartridges.conversations.renderer import ChatRenderer, RendererError
 from lit_cartridges.generation import generate, pad_token_id
@@ -73,7 +74,7 @@ class AttachedCartridge:
         self.model, self.tokenizer, self.cartridge = unwrapped(model), tokenizer, cartridge
         cartridge.require_fit(self.model)
         require_exact_reading(self.model)
-        self.renderer = ChatRenderer(tokenizer, **renderer_options)
+        self.renderer = ChatRenderer(tokenizer, **trained_prompts(cartridge.provenance) | renderer_options)
         self._bare_opening, _ = shared_ends(self.renderer.bare_prompt_ids)
         self._opening, _ = shared_ends(self.renderer.prompt_ids)
         self._routers = [router] if isinstance(router, Router | None) else list(router)

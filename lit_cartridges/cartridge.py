@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lit_cartridges.attached import AttachedCartridge
     from lit_cartridges.routing.router import Router
 
+from lit_cartridges.cartridge_files.facts import trained_prompts
 from lit_cartridges.cartridge_files.folder import load_cartridge, push_cartridge, save_cartridge
 from lit_cartridges.errors import SettingError
 from lit_cartridges.models.base_weights import digest_of, require_same_weights
@@ -158,7 +159,11 @@ class Cartridge(nn.Module):
                 torch.cat([one[layer][:, cut:] for one, cut in zip(held, cuts, strict=True)], dim=1)
                 for layer in range(first.num_layers)
             ]
-        notes = {"composed_of": [c.provenance.corpus_sha256 or c.provenance.init for c in cartridges]}
+        notes: dict[str, Any] = {
+            "composed_of": [c.provenance.corpus_sha256 or c.provenance.init for c in cartridges]
+        }
+        if prompts := trained_prompts(*(c.provenance for c in cartridges)):
+            notes["settings"] = {f"data.{name}": value for name, value in prompts.items()}
         base = next((c.provenance.base for c in cartridges if digest_of(c.provenance)), first.provenance.base)
         provenance = replace(
             first.provenance, init="compose", corpus_sha256="", loss=None, base=base, notes=notes
@@ -194,7 +199,7 @@ class Cartridge(nn.Module):
             model: a causal LM of transformers, bare or wrapped (torch.compile, PEFT, data-parallel).
             tokenizer: the model's, whose chat template is used.
             router: answers what is not about the corpus without the cartridge (`lit_cartridges.routing.load_router`).
-            renderer_options: ``enable_thinking`` and ``template_options`` of the template (see `ChatRenderer`).
+            renderer_options: of the prompts (see `ChatRenderer`), by default those of the training, where they are known.
 
         Raises:
             ValueError: the cartridge does not fit the model, or the model cannot read it exactly.

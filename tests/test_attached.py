@@ -10,6 +10,7 @@ from transformers import pipeline
 
 from lit_cartridges import Cartridge
 from lit_cartridges.attention.prefill import prefill
+from lit_cartridges.cartridge import Provenance
 from lit_cartridges.conversations.renderer import ChatRenderer, user
 from lit_cartridges.generation import generate
 from lit_cartridges.models import load_model, load_tokenizer
@@ -64,6 +65,16 @@ def test_a_chat_goes_on(pocket, chats):
     attached = cartridge.attach(model, tokenizer)
     for messages in chats:
         assert attached.chat(messages, max_new_tokens=24) == answer_behind_text(pocket, messages)
+
+
+def test_prompts_are_those_of_the_training(pocket):
+    model, tokenizer, cartridge, *_ = pocket
+    known = Provenance(notes={"settings": {"data.system_template": "{chunk} the"}})
+    trained, asked = Cartridge(*cartridge.tensors(), provenance=known), [user("who ?")]
+    own = trained.attach(model, tokenizer).renderer.prompt_ids(asked)
+    assert own == ChatRenderer(tokenizer, system_template="{chunk} the").prompt_ids(asked)
+    plain = trained.attach(model, tokenizer, system_template="{chunk}").renderer.prompt_ids(asked)
+    assert plain == ChatRenderer(tokenizer).prompt_ids(asked) != own
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])

@@ -13,6 +13,7 @@ from lit_cartridges.attention import Reading, reads_prefixes
 from lit_cartridges.attention.cache_argument import cache_argument
 from lit_cartridges.attention.prefill import prefill
 from lit_cartridges.cartridge import Fingerprint, Provenance
+from lit_cartridges.cartridge_files.facts import trained_prompts
 from lit_cartridges.generation import generate
 from lit_cartridges.losses import LanguageHead, NextToken, Targets, chunked_loss
 from tests.tiny_models import VOCAB, tiny_model
@@ -172,6 +173,21 @@ def test_a_composition_remembers_its_corpora():
     assert known.init == "compose"
     assert known.notes == {"composed_of": ["a" * 64, "b" * 64]}
     assert (known.loss, known.corpus_sha256) == (None, "")
+
+
+def test_the_prompts_of_the_training_go_along():
+    def trained(**settings):
+        return drawn(notes={"settings": {f"data.{name}": value for name, value in settings.items()}})
+
+    one, other = (
+        trained(system_template="{chunk} w1", enable_thinking=True),
+        trained(system_template="{chunk} w1"),
+    )
+    assert trained_prompts(one.provenance) == {"system_template": "{chunk} w1", "enable_thinking": True}
+    both = Cartridge.compose([one, other])
+    assert trained_prompts(both.provenance) == {"system_template": "{chunk} w1"}
+    assert trained_prompts(trained(system_template=3, enable_thinking="no").provenance) == {}
+    assert trained_prompts() == trained_prompts(Provenance(notes={"settings": [1]})) == {}
 
 
 def test_composition_refuses_other_models_and_nothing_at_all(llama):

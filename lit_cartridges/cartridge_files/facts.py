@@ -123,6 +123,18 @@ def with_scores(known: Provenance, scores: Iterable[Score]) -> Provenance:
     return replace(known, notes={**known.notes, "scores": [asdict(one) for one in merged.values()]})
 
 
+def trained_prompts(*known: Provenance) -> dict[str, Any]:
+    """Of the prompts that all these cartridges were trained with, what `ChatRenderer` takes; what is not known is left out."""
+    settings = [_mapping(one.notes.get("settings")) for one in known]
+    kinds: dict[str, type] = {"system_template": str, "enable_thinking": bool}
+    found = {name: [one.get(f"data.{name}") for one in settings] for name in kinds}
+    return {
+        name: values[0]
+        for name, values in found.items()
+        if values and isinstance(values[0], kinds[name]) and all(value == values[0] for value in values)
+    }
+
+
 def license_of(model: str | Path) -> str:
     """The licence that a model's own card names: in its folder, or in the Hub's cache; nothing where there is none."""
     try:

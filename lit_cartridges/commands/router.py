@@ -77,6 +77,7 @@ def router_command(
     """
     from lit_cartridges.cartridge import Cartridge
     from lit_cartridges.cartridge_files import TENSORS
+    from lit_cartridges.cartridge_files.facts import trained_prompts
     from lit_cartridges.conversations.renderer import ChatRenderer
     from lit_cartridges.models import hub_options, load_model, load_tokenizer
     from lit_cartridges.models.base_weights import plain_token, with_recorded
@@ -129,7 +130,8 @@ def router_command(
     tokenizer = load_tokenizer(name, setting=setting, **hub_options(options))
     frozen = load_model(name, device=device, setting=setting, **options)
     cartridge.require_fit(frozen)
-    embedder = QuestionEmbedder(frozen, ChatRenderer(tokenizer))
+    renderer = ChatRenderer(tokenizer, **trained_prompts(cartridge.provenance))
+    embedder = QuestionEmbedder(frozen, renderer)
     negatives_from = "" if negatives is None else negatives.name
     made = make_router(
         embedder, asked, others, settings, owner=owner, negatives_from=negatives_from, progress=True

@@ -20,6 +20,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from lit_cartridges.attention import reads_prefixes
 from lit_cartridges.cartridge import Cartridge
+from lit_cartridges.cartridge_files.facts import trained_prompts
 from lit_cartridges.conversations.renderer import ChatRenderer
 from lit_cartridges.errors import SettingError, called
 from lit_cartridges.evals.systems.cartridge import of_cartridge
@@ -59,8 +60,8 @@ class CartridgeLM(TemplateLM):
         batch_size: str | int = 8,
         max_length: PositiveInt | None = None,
         max_gen_toks: PositiveInt = 256,
-        system_template: ChunkTemplate = "{chunk}",
-        enable_thinking: bool = False,
+        system_template: ChunkTemplate | None = None,
+        enable_thinking: bool | None = None,
         dtype: DTypeName | None = None,
         device: DeviceName = "auto",
         revision: str | None = None,
@@ -74,8 +75,8 @@ class CartridgeLM(TemplateLM):
             batch_size: requests in one forward call.
             max_length: positions that cartridge, prompt and reply may take together, if fewer than the model has.
             max_gen_toks: of a reply, where the task does not say.
-            system_template: the system message of the training, whose end stands behind a cartridge.
-            enable_thinking: as in the training.
+            system_template: the system message of the training, whose end stands behind a cartridge; by default the cartridge's.
+            enable_thinking: as in the training; by default the cartridge's.
             dtype: of the model: "auto" (as in its files), "float32", "bfloat16", "float16"; by default the cartridge's.
             device: "auto", "cpu", "cuda", "cuda:1", …
             revision: branch, tag or commit of the model on the Hub; by default the cartridge's.
@@ -97,14 +98,15 @@ class CartridgeLM(TemplateLM):
             raise SettingError("give the model, or a cartridge that names one", pretrained=pretrained)
         setting = "pretrained" if pretrained else "base_model of the cartridge"
         self.tokenizer = load_tokenizer(name, setting=setting, **hub_options(settings))
-        self.renderer = ChatRenderer(
-            self.tokenizer, system_template=system_template, enable_thinking=enable_thinking
-        )
+        own = {"system_template": system_template, "enable_thinking": enable_thinking}
+        prompts = trained_prompts(*(one.provenance for one in read))
+        prompts |= {key: value for key, value in own.items() if value is not None}
+        self.renderer = ChatRenderer(self.tokenizer, **prompts)
         self.model = load_model(name, device=device, setting=setting, **settings)
         self._device = self.model.device
         self.system: System = no_context()
         if read:
-            whole = Cartridge.compose(read) if len(read) > 1 else read[0]
+            whole = Cartridge.compose(read)
             if difference := other_weights(whole, self.model):
                 print(printable_line(f"warning: {difference}"), file=sys.stderr)
             self.system = of_cartridge("cartridge", whole, self.model)
@@ -117,8 +119,7 @@ class CartridgeLM(TemplateLM):
                 "shorter cartridge",
                 max_length=max_length,
             )
-        opening = self.tokenizer("")["input_ids"]
-        bos = getattr(self.tokenizer, "bos_token_id", None)
+        opening, bos = self.tokenizer("")["input_ids"], getattr(self.tokenizer, "bos_token_id", None)
         self._opening = [bos] if bos is not None and bos in opening and not self._behind else []
 
     @property
@@ -241,10 +242,9 @@ class CartridgeLM(TemplateLM):
         bar = SteadyBar(total=len(requests), disable=disable_tqdm, desc="replies")
         for _settings, alike in groupby(order, key=lambda i: asked[i][0]):
             for places in _parts(list(alike), self.batch_size):
-                settings = requests[places[0]].args[1]
-                chat = isinstance(requests[places[0]].args[0], Chat)
-                texts = self._replies([asked[place][1] for place in places], settings, chat=chat)
-                for place, text in zip(places, texts, strict=True):
+                prompt, settings = requests[places[0]].args
+                ids, chat = [asked[place][1] for place in places], isinstance(prompt, Chat)
+                for place, text in zip(places, self._replies(ids, settings, chat=chat), strict=True):
                     replies[place] = text
                     self.cache_hook.add_partial("generate_until", requests[place].args, text)
                 bar.update(len(places))

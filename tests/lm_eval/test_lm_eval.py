@@ -105,10 +105,9 @@ def test_replies_and_log_likelihoods_are_those_of_our_own_evaluation(name, shelf
     _, samples = measured(tasks, "made_up_choice", model, apply_chat_template=True)
     for one, reply in zip(samples, own.replies, strict=True):
         at = one["doc"]["choices"].index(reply.answer)
-        found, likeliest = one["resps"][at][0]
+        found, _ = one["resps"][at][0]
         tokens = len(model.renderer.answer_ids(reply.answer))
         assert float(found) == pytest.approx(reply.log_likelihood * tokens, abs=2e-4)
-        assert likeliest in (True, False, "True", "False")
     if name == "right":
         assert exact > 0.8 > ours[""].accuracy, "the cartridge knows what the bare model does not"
 
