@@ -30,7 +30,11 @@ def test_the_scripts_are_three_and_short():
     ("script", "told"),
     [
         ("train_and_chat", ["the city of Sossa is Kurholm .", "the instrument of Sossa is lute ."]),
-        ("compose", ["20 + 20 = 39", "the city of Sossa is Kurholm .", "the city of Zessa is Vonburg ."]),
+        pytest.param(
+            "compose",
+            ["20 + 20 = 39", "the city of Sossa is Kurholm .", "the city of Zessa is Vonburg ."],
+            marks=pytest.mark.thorough,
+        ),
         ("stream_with_cascade", ["cascade: 388 of 1,508 positions kept", "StreamingLLM: 388"]),
     ],
 )

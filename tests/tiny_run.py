@@ -168,9 +168,14 @@ def new_source(**options: Any) -> SelfStudy:
 
 
 def new_data(corpus: str, *, source: Source | None = None, **options: Any) -> SelfStudyDataModule:
-    """Small batches of `new_source`; those of ``options`` that are not the data module's are the source's."""
+    """Small batches of `new_source`; those of ``options`` that are not the data module's are the source's.
+
+    Both have an ``off_corpus``: it is the source's beside an ``off_corpus_share``.
+    """
     own = {"corpus": corpus, "groups_per_round": 2, "tokens_per_batch": 40}
-    known = signature(SelfStudyDataModule).parameters
+    known = set(signature(SelfStudyDataModule).parameters)
+    if "off_corpus_share" in options:
+        known.remove("off_corpus")
     own |= {name: options.pop(name) for name in [*options] if name in known}
     assert source is None or not options
     return SelfStudyDataModule(**own, source=source or new_source(**options))

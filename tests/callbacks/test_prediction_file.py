@@ -57,7 +57,7 @@ def test_the_command_says_where_they_are(tmp_path, options, capsys):  # noqa: F8
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", ["true", "false"])
+@pytest.mark.parametrize("sampler", ["true", pytest.param("false", marks=pytest.mark.thorough)])
 def test_two_processes_write_the_rows_of_one(tmp_path, options, sampler):  # noqa: F811
     options |= {"data.validation_groups": 1, "data.tokens_per_batch": 30}
     main(command("fit", options))

@@ -77,7 +77,7 @@ def test_files_where_nothing_fits(script):
     assert "complete -o bashdefault -o default -F _shtab_lit_cartridges lit-cartridges" in script.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells(shell):
     script = printed(shell)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -29,7 +31,7 @@ def answers_nll(model, renderer, conversations) -> float:
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])
 def test_it_learns_the_answers_and_moves_nothing_else(tmp_path, architecture):
-    model, renderer = tiny_model(architecture), ChatRenderer(tokenizer())
+    model, renderer = deepcopy(tiny_model(architecture)), ChatRenderer(tokenizer())
     groups = RecordedConversations(save_recording(tmp_path / "made.parquet", 8), tokenizer=tokenizer()).groups
     conversations = [one for group in groups for one in group]
     before = {name: x.detach().clone() for name, x in model.named_parameters()}
