@@ -70,15 +70,19 @@ class Behind:
             time.sleep(0.1)
 
     def running(self) -> list[int]:
-        """Processes of it that are left."""
-        return [pid for pid in self._all if _words(pid)]
+        """Processes of it that are left, after the moment in which the system buries those that were killed."""
+        until = time.monotonic() + 10
+        while (left := [pid for pid in self._all if _words(pid)]) and time.monotonic() < until:
+            time.sleep(0.1)
+        return left
 
 
 def _words(pid: int) -> list[str]:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode().strip("\0").split("\0")
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().strip("\0")
     except OSError:
         return []
+    return words.split("\0") if words else []  # nothing of one that has ended and is not yet waited for
 
 
 def _descendants(pid: int) -> list[int]:
