@@ -44,7 +44,7 @@ RIGHT = {
     r"--(model\.)?(token|revision|api_key|served_name)": _ANY_TEXT,
     r"serve --(port|host)": "zero",  # a free port, and every address of this machine
     r"serve --(drain_s|max_cartridge_gb|gpu_memory_utilization|start_timeout_s)": "a fraction",
-    r"reproduce --fit": _ANY_TEXT,  # which fit looks at, and nothing is trained here
+    r"reproduce --fit": f"{_ANY_WORDS}|an empty list|a mapping",  # which fit looks at, and nothing is trained here
     r"reproduce --num_tokens": "an empty list",
     # Lists that may be empty.
     r"--(trainer\.(logger|callbacks|plugins)|cartridges|allow_origins|data\.source\.teacher\.options)": "an empty list",
