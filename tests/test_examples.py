@@ -50,7 +50,7 @@ def test_the_lines_of_the_readme(folder):
     assert "the city of Sossa is Kurholm ." in run(folder, sys.executable, "-c", code)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_tutorial(folder):
     found = blocks((ROOT / "docs" / "tutorial.md").read_text(), "sh", "python")
     commands = [code for language, code in found if language == "sh"]

@@ -195,7 +195,7 @@ def test_more_conversations_side_by_side_hold_more_chunks(recipe):
     assert held("1") < held("4") < held("8") == held("64")  # two groups of four are a round
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_bundled_model_as_users_run_it(tmp_path):
     """`recipes/pocket.yaml`, shorter; the figures of docs/scaling.md are those of its whole run."""
     recipe = [
